@@ -1,0 +1,250 @@
+"""TrialConfig: everything that defines one trial, and the key under which its outcome is kept.
+
+The field names are the names in YAML, in ``--set`` and as MLflow params. The defaults are the studies' setting on CIFAR-10;
+:data:`PROFILES` says what other settings change. This module loads no torch, so a plan is made in a moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from core.datasets import describe_datasets, is_dataset
+from core.errors import InputError
+from core.models import ENCODERS
+from core.pairing import PAIRINGS
+
+#: Raised whenever the same config would train to different weights; tests/core/test_semantics.py fails when someone forgets.
+TRAINING_SEMANTICS = 1
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Augmentation(BaseModel):
+    """The augmentation list, in its order: crop, flip, colour jitter, grey, blur. Setting an entry to 0 or null leaves it out.
+
+    The defaults are the studies' list. Meanings and ranges are torchvision's (RandomResizedCrop, ColorJitter, GaussianBlur).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    crop: tuple[Share, Share] | None = Field((0.2, 1.0), description="range of the cropped share of the area; null: no crop")
+    crop_ratio: tuple[Positive, Positive] = Field((3 / 4, 4 / 3), description="range of the crop's aspect ratio")
+    flip: Share = Field(0.5, description="probability of a horizontal flip")
+    jitter: Share = Field(1.0, description="probability that an image's colours are jittered at all")
+    brightness: Weight = Field(0.4, description="factor from [max(0, 1 - b), 1 + b]")
+    contrast: Weight = Field(0.4, description="factor from [max(0, 1 - c), 1 + c]")
+    saturation: Weight = Field(0.2, description="factor from [max(0, 1 - s), 1 + s]")
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(0.1, description="shift from [-h, h], in turns of the colour circle")
+    grey: Share = Field(0.2, description="probability of losing all colour")
+    blur: tuple[Positive, Positive] | None = Field((0.1, 2.0), description="range of sigma of a 3x3 Gaussian; null: no blur")
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Self:
+        faults = [
+            f"{name}: {list(value)} is no range, its first number is the greater one"
+            for name, value in (("crop", self.crop), ("crop_ratio", self.crop_ratio), ("blur", self.blur))
+            if value is not None and value[0] > value[1]
+        ]
+        if self.crop is not None and self.crop[0] == 0:
+            faults.append("crop: an area of 0 cannot be cropped")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class TrialConfig(BaseModel):
+    """All that defines one trial. Frozen; unknown keys are refused; :func:`make_config` reports all faults at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    method: Literal["vicreg", "untrained", "raw-pixels"] = Field("vicreg", description="what makes the representation")
+
+    lambda_: Weight = Field(25.0, alias="lambda", description="weight of the invariance term")
+    mu: Weight = Field(25.0, description="weight of the variance term (both views summed, as in the paper)")
+    nu: Weight = Field(1.0, description="weight of the covariance term (both views summed)")
+    gamma: Positive = Field(1.0, description="target of the standard deviation in the variance term")
+    epsilon: Positive = Field(1e-4, description="added to the variance inside the root")
+
+    pairing: str = Field("augment", description="how the two views of an image are made")
+    neighbors_k: int = Field(3, ge=1, description="neighbours among which a partner is drawn")
+    pair_purity: Share = Field(1.0, description="share of `class` pairs that are truly of one class")
+    parent: TrialConfig | None = Field(None, description="the trial whose representation defines the neighbours")
+
+    encoder: str = Field("resnet18", description="the encoder's architecture")
+    representation_dim: int = Field(128, ge=1, description="dimensions of the encoder's output")
+    projector_dims: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (512, 512, 512), min_length=1, description="widths of the projector's layers"
+    )
+
+    dataset: str = Field("cifar10", description="images to train and test on")
+    anomaly_datasets: tuple[str, ...] = Field(("mnist",), description="images to tell from the test images; first: the headline")
+    train_subset: int | None = Field(None, ge=2, description="so many train images, class-balanced, always the same ones")
+
+    augmentation: Augmentation = Field(default_factory=lambda: Augmentation(), description="the list of augmentations")
+    epochs: int = Field(30, ge=1, description="passes over the train images")
+    batch_size: int = Field(256, ge=2, description="images a step; incomplete batches are dropped")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="sgd has momentum 0.9")
+    learning_rate: Positive = Field(3e-4, description="the peak of the schedule")
+    weight_decay: Weight = Field(1e-6, description="as the optimiser of that name defines it")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate over time, after the warm-up")
+    warmup_epochs: Weight = Field(0.0, description="epochs of linear warm-up")
+    joint_forward: bool = Field(False, description="both views in one forward: faster, but batch-norm sees both at once")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it pays, see resolve_precision")
+    threads: int = Field(2, ge=1, description="CPU threads of a trial (recorded, not part of its key)")
+    seed: int = Field(0, ge=0, description="initial weights, order of the images, draws")
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        faults = []
+        if self.pairing not in PAIRINGS:
+            faults.append(f"pairing: {self.pairing!r} is not one of {', '.join(PAIRINGS)}")
+        if self.encoder not in ENCODERS:
+            faults.append(f"encoder: {self.encoder!r} is not one of {', '.join(ENCODERS)}")
+        for field, name, anomalies in [("dataset", self.dataset, False)] + [
+            ("anomaly_datasets", name, True) for name in self.anomaly_datasets
+        ]:
+            if not is_dataset(name, anomalies=anomalies):
+                faults.append(f"{field}: {name!r} is not one of {describe_datasets(anomalies=anomalies)}")
+        if len(set(self.anomaly_datasets)) != len(self.anomaly_datasets):
+            faults.append("anomaly_datasets: a set is named twice")
+        if self.parent is not None and self.parent.method == "raw-pixels":
+            faults.append("parent: raw pixels are no encoder; use pairing: pixel-neighbors")
+        if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
+            faults.append(f"warmup_epochs: {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def fields(self) -> dict[str, Any]:
+        """Every field under its public name, as plain JSON values; ``parent`` as a nested mapping or None."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def outcome_fields(self) -> dict[str, Any]:
+        """The fields that determine what training yields: those that do not apply to the method or the pairing are left out.
+
+        Never among them: ``threads`` (recorded only), ``anomaly_datasets`` (part of what is evaluated), ``parent`` (its key
+        stands for it in :func:`trial_key`).
+        """
+        everything = self.fields()
+        chosen = {"method", "dataset", "train_subset"}
+        if self.method != "raw-pixels":
+            chosen |= {"encoder", "representation_dim", "seed"}
+        if self.method == "vicreg":
+            chosen |= {"mu", "lambda", "nu", "gamma", "epsilon", "pairing", "projector_dims", "epochs", "batch_size"}
+            chosen |= {"optimizer", "learning_rate", "weight_decay", "schedule", "warmup_epochs", "joint_forward", "precision"}
+            pairing = PAIRINGS[self.pairing]
+            chosen |= set(pairing.fields)
+            if pairing.augmented:
+                chosen.add("augmentation")
+        return {name: everything[name] for name in sorted(chosen)}
+
+    @property
+    def needs_parent(self) -> bool:
+        """Whether this trial's pairs are defined by another trial's representation."""
+        return self.method == "vicreg" and PAIRINGS[self.pairing].table == "parent"
+
+    @property
+    def trained(self) -> bool:
+        """Whether this trial trains anything."""
+        return self.method == "vicreg"
+
+    def replace(self, **changes: Any) -> TrialConfig:
+        """A validated copy with some fields changed (``lambda_`` for lambda)."""
+        fields = self.fields()
+        fields.update({name.rstrip("_"): value for name, value in changes.items()})
+        return make_config(fields)
+
+
+#: What a profile changes of the defaults above.
+PROFILES: dict[str, dict[str, Any]] = {
+    "cifar10": {},
+    "digits-m": {
+        "dataset": "digits-m",
+        "anomaly_datasets": ["digits-m-patches", "digits-m-black"],
+        "encoder": "small",
+        "representation_dim": 64,
+        "projector_dims": [256, 256, 256],
+        "epochs": 15,
+        "learning_rate": 2e-3,
+        # A mirrored digit is another sign, and a tenth of a digit is none.
+        "augmentation": {"crop": [0.4, 1.0], "flip": 0.0},
+        "threads": 1,
+    },
+}
+
+
+def make_config(fields: Mapping[str, Any], where: str = "") -> TrialConfig:
+    """Validates plain values, e.g. from YAML.
+
+    Raises:
+        InputError: with one line for every fault, each naming the key, the value and the choices, after ``where``.
+    """
+    try:
+        return TrialConfig.model_validate(dict(fields))
+    except ValidationError as error:
+        prefix = f"{where}: " if where else ""
+        raise InputError([prefix + line for fault in error.errors() for line in _describe(fault).split("\n")]) from None
+
+
+def _describe(fault: Any) -> str:
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        model = Augmentation if "augmentation" in fault["loc"] else TrialConfig
+        names = [field.alias or name for name, field in model.model_fields.items()]
+        return f"unknown key {path!r}{suggest(str(fault['loc'][-1]), names)}; the keys are {', '.join(names)}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not path:
+        return message
+    return f"{path}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
+
+
+def suggest(name: str, choices: list[str]) -> str:
+    """`` (did you mean 'x'?)`` where a choice resembles the name, else nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, choices, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def resolve_precision(config: TrialConfig, *, gpu: bool, cpu_flags: frozenset[str]) -> TrialConfig:
+    """Replaces ``precision: auto`` by what pays, here and in the parent.
+
+    bf16 on a GPU; on a CPU only for encoders whose convolutions are large enough (measured, see docs/benchmarks.md) and
+    only where the processor has bf16 matrix units, since it is emulated elsewhere.
+    """
+    bf16 = gpu or (ENCODERS[config.encoder].bf16_pays_on_cpu and "amx_bf16" in cpu_flags)
+    changes: dict[str, Any] = {}
+    if config.precision == "auto":
+        changes["precision"] = "bf16" if bf16 else "fp32"
+    if config.parent is not None:
+        changes["parent"] = resolve_precision(config.parent, gpu=gpu, cpu_flags=cpu_flags).fields()
+    return config.replace(**changes) if changes else config
+
+
+def trial_key(config: TrialConfig, identities: Mapping[str, str]) -> str:
+    """The address of a trial's outcome: a hash of everything that determines it.
+
+    Args:
+        config: with a resolved precision.
+        identities: data set name -> identity of its content (:func:`core.datasets.identify`).
+    """
+    assert not config.trained or config.precision != "auto", "the key needs the resolved precision"
+    content = config.outcome_fields()
+    content["dataset"] = identities[config.dataset]
+    content["semantics"] = TRAINING_SEMANTICS
+    if config.needs_parent:
+        assert config.parent is not None, "a trial whose pairs need a parent has none"
+        content["parent"] = trial_key(config.parent, identities)
+    return digest(content)
+
+
+def digest(content: Any) -> str:
+    """80 bits of SHA-256 of the canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]

@@ -1,0 +1,181 @@
+"""Named image sets: uint8 arrays of 32x32 RGB images with labels, whatever they came from.
+
+``DATASETS`` holds the built-in ones; ``folder:PATH`` is any folder of images. Loading one downloads or decodes what is missing
+and keeps the arrays below ``data_dir``. Naming and validating one costs nothing and loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core import digits_m, folders, vision
+from core.errors import InputError
+
+FOLDER = "folder:"
+#: The share of the train images that is held out as validation.
+VALIDATION_SHARE = 0.1
+_CHOICE_SEED = 20260101
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in memory.
+
+    Attributes:
+        images: [N, 3, 32, 32] uint8.
+        labels: [N] int64, indices into class_names.
+        class_names: the classes' names.
+        groups: [N] int64; images with one number are renderings of one source and stay on one side of every split.
+            None: every image is its own source.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    groups: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: NDArray[np.int64]) -> ImageSet:
+        """The images at the indices, in their order."""
+        groups = None if self.groups is None else self.groups[indices]
+        return ImageSet(self.images[indices], self.labels[indices], self.class_names, groups)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a trial works on: train and validation share no source image; test is never used to choose anything."""
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+
+
+@dataclass(frozen=True)
+class Source:
+    """One built-in image set.
+
+    Attributes:
+        load: (data_dir, "train" or "test") -> ImageSet.
+        version: what identifies its content, beside its name.
+        anomaly_only: whether it has test images alone.
+        meaning: one line for help and reports.
+    """
+
+    load: Callable[[Path, str], ImageSet]
+    version: str
+    anomaly_only: bool
+    meaning: str
+
+
+def _arrays(load: Callable[..., tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.int64] | None]]) -> (
+    Callable[[Path, str], ImageSet]
+):
+    return lambda data_dir, split: ImageSet(*load(data_dir, split))
+
+
+DATASETS: dict[str, Source] = {
+    "digits-m": Source(_arrays(digits_m.load), digits_m.VERSION, False, "handwritten digits blended into photographs; no network"),
+    "digits-m-patches": Source(_arrays(digits_m.load_patches), digits_m.VERSION, True, "digits-m's test backgrounds, no digit"),
+    "digits-m-black": Source(_arrays(digits_m.load_black), digits_m.VERSION, True, "digits-m's test digits on black"),
+    **{
+        name: Source(_arrays(vision.loader(name)), "torchvision", False, f"{name} by torchvision")
+        for name in ("cifar10", "cifar100", "svhn", "mnist", "fashion-mnist")
+    },
+}
+
+
+def is_dataset(name: str, *, anomalies: bool) -> bool:
+    """Whether the name can be a data set (or, with ``anomalies``, an anomaly set)."""
+    if name.startswith(FOLDER):
+        return len(name) > len(FOLDER)
+    return name in DATASETS and (anomalies or not DATASETS[name].anomaly_only)
+
+
+def describe_datasets(*, anomalies: bool) -> str:
+    """The choices, for messages."""
+    return ", ".join([name for name in DATASETS if is_dataset(name, anomalies=anomalies)] + ["folder:PATH"])
+
+
+def identify(name: str, data_dir: Path, *, anomalies: bool = False) -> str:
+    """What identifies a data set's content: a built-in one's name and version, a folder's hash over names and bytes.
+
+    Raises:
+        InputError: for a folder that is missing or not laid out as a data set.
+    """
+    if name.startswith(FOLDER):
+        return "folder-" + folders.content_hash(Path(name.removeprefix(FOLDER)), data_dir, anomalies=anomalies)
+    return f"{name}-{DATASETS[name].version}"
+
+
+def load(name: str, data_dir: Path, split: str) -> ImageSet:
+    """The ``train`` or ``test`` images of a data set; of an anomaly set, ``test``.
+
+    Raises:
+        InputError: if it cannot be had, or an image is broken.
+    """
+    if name.startswith(FOLDER):
+        return ImageSet(*folders.load(Path(name.removeprefix(FOLDER)), data_dir, split))
+    return DATASETS[name].load(data_dir, split)
+
+
+def load_anomalies(name: str, data_dir: Path) -> ImageSet:
+    """The images of an anomaly set: its test split, of a folder without ``test/`` every image."""
+    return load(name, data_dir, "test" if not name.startswith(FOLDER) else "anomalies")
+
+
+def load_splits(name: str, data_dir: Path, train_subset: int | None) -> Splits:
+    """Train (or a fixed, class-balanced subset of it), less a fixed tenth for validation; and test.
+
+    Raises:
+        InputError: if the data set cannot be had, or has fewer images than the subset.
+    """
+    train = load(name, data_dir, "train")
+    if train_subset is not None:
+        if train_subset > len(train):
+            raise InputError(f"train_subset: {train_subset} is more than the {len(train)} train images of {name}")
+        train = train.take(balanced_subset(train.labels, train_subset))
+    kept, held_out = split_validation(train)
+    return Splits(train.take(kept), train.take(held_out), load(name, data_dir, "test"))
+
+
+def balanced_subset(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Indices of n images, as many of each class as can be, always the same ones; a larger subset contains a smaller one.
+
+    Args:
+        labels: [N] int64.
+        n: at most N.
+
+    Returns:
+        [n] int64, ascending.
+    """
+    order = np.random.RandomState(_CHOICE_SEED).permutation(len(labels))
+    # An image's rank within its class decides: first every class's first image, then every class's second, and so on.
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members))
+    return np.sort(order[np.argsort(rank[order], kind="stable")[:n]])
+
+
+def split_validation(images: ImageSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the images kept for training and of those held out: a tenth of each class, by source, always the same.
+
+    Every class keeps at least one source for training.
+    """
+    groups = np.arange(len(images)) if images.groups is None else images.groups
+    sources, first = np.unique(groups, return_index=True)
+    labels = images.labels[first]
+    order = np.random.RandomState(_CHOICE_SEED + 1).permutation(len(sources))
+    held_out: list[int] = []
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        held_out += [int(sources[i]) for i in members[: min(round(len(members) * VALIDATION_SHARE), len(members) - 1)]]
+    is_held_out = np.isin(groups, held_out)
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)

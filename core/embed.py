@@ -1,0 +1,62 @@
+"""From a trained encoder and images to features, in eval mode and float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from core.augment import to_float
+from core.datasets import ImageSet
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder makes of images.
+
+    Attributes:
+        representation: [N, D] float32, the encoder's output.
+        backbone: [N, E] float32, the features before the head; for rows without a head the representation itself.
+        labels: [N] int64.
+    """
+
+    representation: NDArray[np.float32]
+    backbone: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def embed(encoder: nn.Sequential, images: ImageSet, device: torch.device | str = "cpu") -> Features:
+    """Features of all images, not augmented.
+
+    Args:
+        encoder: ``Sequential(normalize, backbone, head)``; left as it was found, weights, statistics and mode.
+        images: the images.
+        device: where the encoder is.
+    """
+    was_training = encoder.training
+    encoder.eval()
+    representations, backbones = [], []
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(images), _BATCH):
+                batch = torch.from_numpy(images.images[start : start + _BATCH]).to(device)
+                backbone = encoder[:2](to_float(batch))
+                representations.append(encoder[2](backbone).float().cpu().numpy())
+                backbones.append(backbone.float().cpu().numpy())
+    finally:
+        encoder.train(was_training)
+    return Features(np.concatenate(representations), np.concatenate(backbones), images.labels)
+
+
+def pixels(images: ImageSet) -> Features:
+    """Raw pixels in [0, 1] as features."""
+    flat = images.images.reshape(len(images), -1).astype(np.float32) / 255
+    return Features(flat, flat, images.labels)

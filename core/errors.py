@@ -1,0 +1,23 @@
+"""The two errors that a user is meant to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something that the user wrote or pointed at is wrong; every fault found is listed, one a line.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+    def __init__(self, faults: str | Iterable[str]) -> None:
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[tuple[str, ...]]]:
+        return type(self), (self.faults,)
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training met a loss that is not a finite number."""

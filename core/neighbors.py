@@ -1,0 +1,63 @@
+"""Exact nearest neighbours by Euclidean distance: faiss, on the GPU where there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 4096  # queries a call, so that progress and memory stay bounded
+
+
+def nearest(
+    base: NDArray[np.float32], queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k nearest base points of every query.
+
+    Args:
+        base: [N, D] float32.
+        queries: [M, D] float32.
+        k: at most N.
+
+    Returns:
+        distances [M, k] float32, Euclidean, ascending; indices [M, k] int64 into base.
+
+    Raises:
+        ValueError: if there are fewer than k base points, or a value is not finite.
+    """
+    import faiss
+
+    if k > len(base):
+        raise ValueError(f"{k} neighbours asked for among {len(base)} points")
+    if not (np.isfinite(base).all() and np.isfinite(queries).all()):
+        raise ValueError("a representation holds NaN or infinity: neighbours are not defined")
+    base, queries = (np.ascontiguousarray(points, dtype=np.float32) for points in (base, queries))
+    # Squared distances come as |q|^2 + |b|^2 - 2 q.b; about the base's mean less is lost to cancellation.
+    center = base.mean(axis=0, dtype=np.float64).astype(np.float32)
+    index = faiss.IndexFlatL2(base.shape[1])
+    if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
+        index = faiss.index_cpu_to_all_gpus(index)
+    index.add(base - center)
+    distances = np.empty((len(queries), k), dtype=np.float32)
+    indices = np.empty((len(queries), k), dtype=np.int64)
+    for start in range(0, len(queries), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        distances[block], indices[block] = index.search(queries[block] - center, k)
+    return np.sqrt(np.maximum(distances, 0)), indices
+
+
+def neighbor_table(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The k nearest other points of every point, itself excluded by its index (not by a distance of zero).
+
+    Args:
+        points: [N, D] float32.
+        k: at most N - 1.
+
+    Returns:
+        [N, k] int64.
+    """
+    n = len(points)
+    _, found = nearest(points, points, k + 1)
+    # Where duplicates crowd a point out of its own list, the last entry is dropped instead.
+    is_self = found == np.arange(n)[:, None]
+    is_self[~is_self.any(axis=1), -1] = True
+    return found[~is_self].reshape(n, k)

@@ -1,0 +1,37 @@
+"""A fixed number of threads, and reproducible kernels, for the length of a block.
+
+Sums differ in their last bits between one thread and two, so a trial's thread count is part of what makes it repeatable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def compute_settings(threads: int, *, deterministic: bool = False) -> Iterator[None]:
+    """Within the block torch, faiss and the BLAS libraries use ``threads`` threads; afterwards what they used before.
+
+    Args:
+        threads: at least 1.
+        deterministic: on a GPU, use only kernels whose result does not depend on timing (slower). A CPU's always are so.
+    """
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = not deterministic
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(was_deterministic)
+        torch.backends.cudnn.benchmark = benchmark
