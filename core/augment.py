@@ -233,7 +233,7 @@ def jitter(x: Tensor, order: Tensor, factor: Tensor, *, gather: bool | None = No
         x = (x * ratio).add_((1 - ratio) * base).clamp_(0, 1)
         if gather:
             turn = is_hue.nonzero()[:, 0]
-            x = x.index_copy(0, turn, shift_hue(x[turn], value[turn]))
+            x.index_copy_(0, turn, shift_hue(x[turn], value[turn]))
         else:
             x = torch.where(is_hue[:, None, None, None], shift_hue(x, value), x)
     return x
@@ -242,8 +242,8 @@ def jitter(x: Tensor, order: Tensor, factor: Tensor, *, gather: bool | None = No
 def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
     """Turns the hue (of HSV) of each image by its shift; value and saturation stay. Equals torchvision's adjust_hue.
 
-    Uses the closed form of HSV -> RGB, ``V - V S max(0, min(k, 4 - k, 1))`` with ``k = (n + 6 H) mod 6`` and n = 5, 3, 1 for
-    red, green, blue (A. R. Smith, SIGGRAPH 1978, in the form of Wikipedia's "HSL and HSV"), so saturation never need be divided out.
+    Uses the closed form of HSV -> RGB: with the hue in turns and u the distance to the channel's own hue (0, 1/3, 2/3), at
+    most half a turn, a channel is ``min + chroma * clamp(2 - 6 u, 0, 1)`` (Wikipedia, "HSL and HSV", HSV to RGB alternative).
 
     Args:
         x: [n, 3, H, W] float in [0, 1].
@@ -251,16 +251,21 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
     """
     r, g, b = x.unbind(dim=1)
     value = torch.maximum(torch.maximum(r, g), b)
-    chroma = value - torch.minimum(torch.minimum(r, g), b)
-    divisor = torch.where(chroma == 0, 1.0, chroma)
-    sixths = torch.where(
-        value == r, (g - b) / divisor, torch.where(value == g, (b - r) / divisor + 2, (r - g) / divisor + 4)
-    ) + (6 * shift)[:, None, None]
-    channels = []
-    for n in (5, 3, 1):
-        k = (sixths + n).remainder_(6)
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
-    return torch.stack(channels, dim=1)
+    least = torch.minimum(torch.minimum(r, g), b)
+    chroma = value - least
+    # Turns from the hue of the greatest channel; where all are equal, chroma makes any finite number do.
+    per_chroma = (6 * chroma).clamp_(min=1e-30).reciprocal_()
+    hue = torch.where(
+        value == r, (g - b) * per_chroma, torch.where(value == g, (b - r) * per_chroma + 1 / 3, (r - g) * per_chroma + 2 / 3)
+    )
+    hue += shift[:, None, None]
+    shifted = torch.empty_like(x)
+    for channel in range(3):
+        away = hue - channel / 3
+        away -= away.round()
+        share = away.abs_().mul_(-6).add_(2).clamp_(0, 1)
+        torch.addcmul(least, chroma, share, out=shifted[:, channel])
+    return shifted
 
 
 def blur(x: Tensor, sigma: Tensor) -> Tensor:

@@ -1,0 +1,46 @@
+"""Anomaly detection by density: an image far from all train images is an anomaly."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.neighbors import nearest
+
+NEIGHBORS = 2
+Scores = NDArray[np.float64]
+
+
+def scores(train: NDArray[np.float32], queries: NDArray[np.float32]) -> Scores:
+    """The studies' score: the mean Euclidean distance to the two nearest train representations.
+
+    Args:
+        train: [N, D] float32.
+        queries: [M, D] float32.
+
+    Returns:
+        [M] float64, higher for what is more anomalous.
+    """
+    distances, _ = nearest(train, queries, NEIGHBORS)
+    mean: Scores = distances.mean(axis=1, dtype=np.float64)
+    return mean
+
+
+def auc(normal: Scores, anomalous: Scores) -> float:
+    """Area under the ROC curve: the probability that an anomaly scores higher than a normal image, ties counting half."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(*_labelled(normal, anomalous)))
+
+
+def fpr_at_95_tpr(normal: Scores, anomalous: Scores) -> float:
+    """Share of normal images flagged at the highest threshold that flags at least 95 % of the anomalies."""
+    from sklearn.metrics import roc_curve
+
+    fpr, tpr, _ = roc_curve(*_labelled(normal, anomalous), drop_intermediate=False)
+    return float(fpr[np.argmax(tpr >= 0.95)])
+
+
+def _labelled(normal: Scores, anomalous: Scores) -> tuple[NDArray[np.int64], Scores]:
+    truth = np.repeat([0, 1], [len(normal), len(anomalous)])
+    return truth, np.concatenate([normal, anomalous])

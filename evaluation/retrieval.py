@@ -1,0 +1,30 @@
+"""Are near images of the same class? Retrieval of train images for test images."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.neighbors import nearest
+
+NEIGHBORS = 20
+
+
+def knn_accuracy(
+    train: NDArray[np.float32],
+    train_labels: NDArray[np.int64],
+    test: NDArray[np.float32],
+    test_labels: NDArray[np.int64],
+    k: int = NEIGHBORS,
+) -> float:
+    """Accuracy of the majority among the k nearest train images (Euclidean, one vote each; a tie goes to the lower label).
+
+    Args:
+        train: [N, D] float32, with labels [N] int64. Likewise test.
+        k: number of voters; all train images where there are fewer.
+    """
+    _, found = nearest(train, test, min(k, len(train)))
+    votes = train_labels[found]
+    classes = int(train_labels.max()) + 1
+    counts = np.stack([(votes == label).sum(axis=1) for label in range(classes)], axis=1)
+    return float(np.mean(counts.argmax(axis=1) == test_labels))
