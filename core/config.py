@@ -228,6 +228,21 @@ def resolve_precision(config: TrialConfig, *, gpu: bool, cpu_flags: frozenset[st
     return config.replace(**changes) if changes else config
 
 
+def check_sizes(config: TrialConfig, train_images: int, test_images: int) -> None:
+    """Raises InputError where there are too few images (after the validation split) for a batch or for the neighbours."""
+    if not config.trained:
+        return
+    faults = []
+    for name, n in (("train", train_images), ("test", test_images)):
+        if n < config.batch_size:
+            held_out = " (a tenth is held out)" if name == "train" else ""
+            faults.append(f"batch_size: {config.batch_size} is more than the {n} {name} images of {config.dataset}{held_out}")
+        if PAIRINGS[config.pairing].table and n <= config.neighbors_k:
+            faults.append(f"neighbors_k: {config.neighbors_k} needs more than the {n} {name} images of {config.dataset}")
+    if faults:
+        raise InputError(faults)
+
+
 def trial_key(config: TrialConfig, identities: Mapping[str, str]) -> str:
     """The address of a trial's outcome: a hash of everything that determines it.
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from core.augment import Draws, augment, draw, to_float
-from core.config import TrialConfig
+from core.config import TrialConfig, check_sizes
 from core.datasets import ImageSet, Splits
 from core.embed import embed, pixels
-from core.errors import InputError, NonFiniteLossError
+from core.errors import NonFiniteLossError
 from core.loss import LossTerms, vicreg_loss
 from core.models import IMAGE_SIZE, build_encoder, build_projector
 from core.neighbors import neighbor_table
@@ -95,7 +95,7 @@ def train(
         InputError: if there are fewer train or test images than a batch, or not more than neighbours.
         NonFiniteLossError: at the first loss that is not finite, naming epoch and step.
     """
-    check_sizes(config, splits)
+    check_sizes(config, len(splits.train), len(splits.test))
     with compute_settings(config.threads, deterministic=deterministic):
         run = _Run(config, splits, torch.device(device), parent)
         history: tuple[EpochRecord, ...] = ()
@@ -122,21 +122,6 @@ def untrained_encoder(config: TrialConfig, splits: Splits, device: torch.device 
     std = sample.std(axis=(0, 2, 3), dtype=np.float64) / 255
     std = np.where(std > 0, std, 1.0)  # a channel that is constant stays as it is
     return build_encoder(config, torch.from_numpy(mean), torch.from_numpy(std)).to(device)
-
-
-def check_sizes(config: TrialConfig, splits: Splits) -> None:
-    """Raises InputError where the images are too few for the config."""
-    faults = []
-    for name, images in (("train", splits.train), ("test", splits.test)):
-        if len(images) < config.batch_size:
-            faults.append(
-                f"batch_size: {config.batch_size} is more than the {len(images)} {name} images of {config.dataset}"
-                + (" (a tenth is held out)" if name == "train" else "")
-            )
-        if PAIRINGS[config.pairing].table and len(images) <= config.neighbors_k:
-            faults.append(f"neighbors_k: {config.neighbors_k} needs more than the {len(images)} {name} images")
-    if faults:
-        raise InputError(faults)
 
 
 def learning_rate(config: TrialConfig, progress: float) -> float:

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from core.embed import Features
 from core.pairing import PairStatistics
 from evaluation import anomaly, clustering, probe, retrieval, spectrum
+
+if TYPE_CHECKING:
+    from core.embed import Features
 
 
 @dataclass(frozen=True)

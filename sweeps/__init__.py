@@ -1,0 +1,1 @@
+"""Many runs: the plan, the store, Ray Tune as the scheduler, MLflow for comparison, the command line."""

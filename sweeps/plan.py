@@ -1,0 +1,407 @@
+"""From a grid file to trials: what to train, what depends on what, and how each arm differs from base.
+
+Later lies over earlier: profile, the grid's ``base``, the arm, ``--set``. Nothing here loads torch, ray or mlflow.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.config import PROFILES, TrialConfig, digest, make_config, resolve_precision, suggest, trial_key
+from core.datasets import identify
+from core.errors import InputError
+from evaluation.evaluate import METRICS
+
+GRIDS = Path(__file__).parent / "grids"
+BASE = "base"
+Fields = dict[str, Any]
+
+#: Fields whose own value is a list: in an arm only a list of lists makes several arms of them.
+_LISTS = {"projector_dims", "anomaly_datasets"}
+#: What a neighbour trial's parent takes from the trial itself; all else comes from the grid's base.
+_FROM_CHILD = ("seed", "dataset", "train_subset", "encoder", "representation_dim", "precision", "threads")
+
+
+class Grid(BaseModel):
+    """A grid file. ``name`` is the file's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    question: str = Field(min_length=1)
+    primary: str = "probe_accuracy"
+    base: Fields = Field(default_factory=dict)
+    arms: dict[str, Fields | None] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    claims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a sweep.
+
+    Attributes:
+        key: the address of its outcome.
+        config: validated, precision resolved.
+        arm: the arm's name; for a trial that no arm asked for, what it is.
+        aliases: further arms that come to the same trial.
+        added_for: the arms for whose sake it was added, empty for a trial of the grid.
+        parent: key of the trial whose encoder it needs.
+        shorter: keys of trials that it could continue, as (epochs, key), the longest first.
+        untrained: key of the untrained encoder of the same seed and data, to compare with.
+        anomalies: identity of each anomaly set's content, the headline first.
+        differs: fields in which it differs from base, name -> (base's value, its own).
+    """
+
+    key: str
+    config: TrialConfig
+    arm: str
+    aliases: tuple[str, ...]
+    added_for: tuple[str, ...]
+    parent: str | None
+    shorter: tuple[tuple[int, str], ...]
+    untrained: str | None
+    anomalies: Mapping[str, str]
+    differs: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def title(self) -> str:
+        """For people: the arm and, where it matters, the seed."""
+        return self.arm if self.config.method == "raw-pixels" else f"{self.arm} · seed {self.config.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one command is to achieve.
+
+    Attributes:
+        grid: the grid.
+        profile: name of the profile.
+        base: the base config, for the first seed.
+        sweep: the sweep's identity: the grid's name and a hash of the base config.
+        trials: by key, in the order of the arms.
+    """
+
+    grid: Grid
+    profile: str
+    base: TrialConfig
+    sweep: str
+    trials: Mapping[str, Trial]
+
+    def waits_for(self, trial: Trial) -> tuple[str, ...]:
+        """Keys of the plan's trials that must be over before this one starts: its parent, and what it continues."""
+        continued = next((key for _, key in trial.shorter if key in self.trials), None)
+        return tuple(key for key in (trial.parent, continued) if key in self.trials)
+
+
+@dataclass
+class _Draft:
+    """A trial while the plan is made."""
+
+    config: TrialConfig
+    arms: list[str] = field(default_factory=list)
+    added_for: list[str] = field(default_factory=list)
+
+
+def list_grids() -> dict[str, str]:
+    """The grids that come with the program: name -> question."""
+    return {path.stem: load_grid(path.stem).question for path in sorted(GRIDS.glob("*.yaml"))}
+
+
+def load_grid(name: str) -> Grid:
+    """Reads a grid by its name, or by the path of a YAML file.
+
+    Raises:
+        InputError: with all faults of the file.
+    """
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else GRIDS / f"{name}.yaml"
+    if not path.is_file():
+        choices = [found.stem for found in sorted(GRIDS.glob("*.yaml"))]
+        raise InputError(
+            f"--grid {name}: there is no such file"
+            if is_path
+            else f"--grid {name}: no such grid{suggest(name, choices)}; there are {', '.join(choices)}, or name a .yaml file"
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a grid is a mapping with the keys {', '.join(_grid_keys())}")
+    try:
+        grid = Grid.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        raise InputError([f"{path}: {_grid_fault(fault)}" for fault in error.errors()]) from None
+    if grid.primary not in METRICS:
+        raise InputError(
+            f"{path}: primary: {grid.primary!r} is no metric{suggest(grid.primary, list(METRICS))}; there are {', '.join(METRICS)}"
+        )
+    return grid
+
+
+def _grid_keys() -> list[str]:
+    return [key for key in Grid.model_fields if key != "name"]
+
+
+def _grid_fault(fault: Any) -> str:
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {path!r}{suggest(path, _grid_keys())}; the keys are {', '.join(_grid_keys())}"
+    return f"{path}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def parse_settings(settings: Sequence[str]) -> Fields:
+    """``key=value`` texts as a nested mapping; a dotted key reaches into one (``augmentation.flip=0``); values are YAML."""
+    parsed: Fields = {}
+    faults = []
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            faults.append(f"--set {setting}: not of the form key=value")
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            faults.append(f"--set {setting}: {text!r} is no valid YAML value")
+            continue
+        nested: Any = value
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        parsed = merge(parsed, nested)
+    if faults:
+        raise InputError(faults)
+    return parsed
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Fields:
+    """``over`` laid over ``under``; mappings are merged, everything else is replaced."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def expand_arms(grid: Grid) -> dict[str, Fields]:
+    """Every arm's own fields, by name: ``base`` is added where it is missing, lists make an arm for each value."""
+    arms: dict[str, Fields] = {} if BASE in grid.arms else {BASE: {}}
+    for name, content in grid.arms.items():
+        fields = content or {}
+        axes = {
+            key: value
+            for key, value in fields.items()
+            if isinstance(value, list) and (key not in _LISTS or (value and all(isinstance(v, list) for v in value)))
+        }
+        for values in itertools.product(*axes.values()):
+            point = dict(zip(axes, values, strict=True))
+            suffix = "".join(f"/{key}={_short(value)}" for key, value in point.items())
+            arms[name + suffix] = fields | point
+    return arms
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}:{_short(inner)}" for key, inner in value.items())
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def select_arms(arms: Mapping[str, Fields], wanted: Sequence[str]) -> dict[str, Fields]:
+    """The named arms; the name of a list's family stands for all of its arms."""
+    chosen: dict[str, Fields] = {}
+    faults = []
+    families = list(dict.fromkeys([name.split("/")[0] for name in arms] + list(arms)))
+    for name in wanted:
+        members = {arm: fields for arm, fields in arms.items() if arm == name or arm.startswith(f"{name}/")}
+        if not members:
+            faults.append(f"--arms {name}: no such arm{suggest(name, families)}; there are {', '.join(families)}")
+        chosen |= members
+    if faults:
+        raise InputError(faults)
+    return {name: fields for name, fields in arms.items() if name in chosen}
+
+
+def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _check_settings(grid: Grid, arms: Mapping[str, Fields], settings: Fields) -> list[str]:
+    """Faults of ``--set``: a field that an arm varies, or the seed."""
+    faults = []
+    for key in _leaves(settings):
+        if key == "seed":
+            faults.append("--set seed: seeds are chosen with --seeds")
+        varied = [
+            arm
+            for arm, fields in arms.items()
+            if any(leaf == key or leaf.startswith(f"{key}.") or key.startswith(f"{leaf}.") for leaf in _leaves(fields))
+        ]
+        if varied:
+            faults.append(f"--set {key}: grid {grid.name} varies it, in {', '.join(varied)}; set what no arm varies")
+    return faults
+
+
+def make_plan(
+    grid: Grid,
+    profile: str,
+    *,
+    settings: Fields,
+    seeds: Sequence[int],
+    arms: Sequence[str] | None,
+    data_dir: Path,
+    gpu: bool,
+    cpu_flags: frozenset[str],
+) -> Plan:
+    """Expands a grid.
+
+    Args:
+        grid: the grid.
+        profile: a key of PROFILES.
+        settings: ``--set``, parsed.
+        seeds: at least one.
+        arms: names of the arms wanted; None: all.
+        data_dir: where data sets and the hashes of folders are kept.
+        gpu: whether the trials run on GPUs (resolves ``precision: auto``).
+        cpu_flags: the processor's features (likewise).
+
+    Raises:
+        InputError: with every fault of the configs and the data sets.
+    """
+    everything = expand_arms(grid)
+    faults = _check_settings(grid, everything, settings)
+    chosen = everything
+    try:
+        chosen = everything if arms is None else select_arms(everything, arms)
+    except InputError as error:
+        faults += error.faults
+    base_fields = merge(merge(PROFILES[profile], grid.base), settings)
+    base_fields.setdefault("seed", seeds[0])
+
+    drafts: list[tuple[str, TrialConfig]] = []
+    for name, own in ({BASE: everything[BASE]} | chosen).items():
+        for seed in seeds:
+            # An unsound base would be reported by every arm again; its own report is enough.
+            where = f"grid {grid.name}, arm {name}"
+            try:
+                fields = merge(merge(merge(PROFILES[profile], grid.base), own), settings)
+                drafts.append((name, _with_parent(fields | {"seed": seed}, base_fields, where)))
+            except InputError as error:
+                faults += [fault for fault in error.faults if fault.replace(f"arm {name}", f"arm {BASE}") not in faults]
+    faults = list(dict.fromkeys(faults))
+    if faults:
+        raise InputError(faults)
+
+    resolved = [(name, resolve_precision(config, gpu=gpu, cpu_flags=cpu_flags)) for name, config in drafts]
+    identities, anomaly_identities = _identify([config for _, config in resolved], data_dir)
+    base = resolved[0][1]
+    collected: dict[str, _Draft] = {}
+    for name, config in resolved:
+        if name in chosen:
+            draft = collected.setdefault(trial_key(config, identities), _Draft(config))
+            draft.arms += [name] if name not in draft.arms else []
+    # Parents that no arm comes to are added, and the parents of those.
+    waiting = [(draft.arms[0], draft.config) for draft in collected.values()]
+    while waiting:
+        name, config = waiting.pop()
+        if config.needs_parent and config.parent is not None:
+            key = trial_key(config.parent, identities)
+            if key not in collected:
+                collected[key] = _Draft(config.parent)
+                waiting.append((name, config.parent))
+            if not collected[key].arms and name not in collected[key].added_for:
+                collected[key].added_for.append(name)
+
+    trials = {
+        key: _finish(key, draft, base, identities, anomaly_identities, collected) for key, draft in collected.items()
+    }
+    identity = base.fields() | {"seed": None, "threads": None}
+    return Plan(grid, profile, base, f"{grid.name}-{digest(identity)[:8]}", trials)
+
+
+def _with_parent(fields: Fields, base_fields: Fields, where: str, depth: int = 0) -> TrialConfig:
+    """Validates a trial's fields after replacing the overrides under ``parent`` by the parent's whole config."""
+    overrides = fields.get("parent") or {}
+    if not isinstance(overrides, Mapping):
+        raise InputError(f"{where}: parent: a mapping of fields that override base's is needed, not {overrides!r}")
+    config = make_config({key: value for key, value in fields.items() if key != "parent"}, where)
+    if not config.needs_parent:
+        if overrides and config.method == "vicreg":
+            raise InputError(f"{where}: parent: pairing {config.pairing!r} needs no parent")
+        return config
+    inherited = {key: fields[key] for key in _FROM_CHILD if key in fields}
+    parent_fields = merge(base_fields | inherited, {key: value for key, value in overrides.items() if key != "parent"})
+    parent_fields.pop("parent", None)
+    if "parent" in overrides:
+        parent_fields["parent"] = overrides["parent"]
+    at = f"{where}, its parent"
+    if depth > 0 and not overrides:
+        raise InputError(
+            f"{at}: base's own pairing is {config.pairing!r}, which needs a parent without end; "
+            "say where it begins, e.g. parent: {pairing: augment}"
+        )
+    parent = _with_parent(parent_fields, base_fields, at, depth + 1)
+    return make_config(config.fields() | {"parent": parent.fields()}, where)
+
+
+def _identify(configs: Collection[TrialConfig], data_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
+    names, anomalies = set(), set()
+    for config in configs:
+        anomalies.update(config.anomaly_datasets)
+        link: TrialConfig | None = config
+        while link is not None:
+            names.add(link.dataset)
+            link = link.parent
+    faults: list[str] = []
+    identities: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    for found, wanted, as_anomalies in ((identities[0], names, False), (identities[1], anomalies, True)):
+        for name in sorted(wanted):
+            try:
+                found[name] = identify(name, data_dir, anomalies=as_anomalies)
+            except InputError as error:
+                faults += error.faults
+    if faults:
+        raise InputError(faults)
+    return identities
+
+
+def _finish(
+    key: str,
+    draft: _Draft,
+    base: TrialConfig,
+    identities: Mapping[str, str],
+    anomaly_identities: Mapping[str, str],
+    drafts: Mapping[str, _Draft],
+) -> Trial:
+    config = draft.config
+    shorter: list[tuple[int, str]] = []
+    if config.trained and config.schedule == "constant":
+        shorter = [(n, trial_key(config.replace(epochs=n), identities)) for n in range(config.epochs - 1, 0, -1)
+                   if n > config.warmup_epochs or config.warmup_epochs == 0]  # fmt: skip
+    parent = trial_key(config.parent, identities) if config.needs_parent and config.parent else None
+    untrained = trial_key(config.replace(method="untrained", parent=None), identities) if config.trained else None
+    own, theirs = config.outcome_fields(), base.outcome_fields()
+    # Of another method all but the data differs; that it is another method says it.
+    names = [name for name in (own | theirs if config.method == base.method else own) if own.get(name) != theirs.get(name)]
+    return Trial(
+        key=key,
+        config=config,
+        arm=draft.arms[0] if draft.arms else f"parent of {', '.join(draft.added_for)}",
+        aliases=tuple(draft.arms[1:]),
+        added_for=() if draft.arms else tuple(draft.added_for),
+        parent=parent,
+        shorter=tuple(shorter),
+        untrained=untrained,
+        anomalies={name: anomaly_identities[name] for name in config.anomaly_datasets if name in anomaly_identities},
+        differs={name: (theirs.get(name), own.get(name)) for name in names if name != "seed"},
+    )

@@ -1,0 +1,219 @@
+"""One trial on a worker: train what is not trained, evaluate what is not evaluated, keep everything in the store."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.config import TrialConfig
+from core.datasets import ImageSet, Splits
+from core.embed import Features, embed
+from core.files import whole_file
+from core.pairing import PairStatistics
+from core.threads import compute_settings
+from core.train import Checkpoint, Trained, train, untrained_encoder
+from evaluation.baselines import embedder
+from evaluation.evaluate import Evidence, evaluate, metric_ids
+from sweeps.plan import Trial
+from sweeps.store import Result, Store, Training, save_config
+
+_REFERENCE = "probe_accuracy"  # the metric of the untrained encoder that trials are compared with
+
+
+@dataclass(frozen=True)
+class Images:
+    """All image sets of a sweep, loaded once by the driver and shared by the workers of a machine without a copy.
+
+    Attributes:
+        splits: (dataset, train_subset) -> train, validation, test.
+        anomalies: anomaly set -> its images.
+    """
+
+    splits: Mapping[tuple[str, int | None], Splits]
+    anomalies: Mapping[str, ImageSet]
+
+    def of(self, config: TrialConfig) -> Splits:
+        """A config's own images."""
+        return self.splits[config.dataset, config.train_subset]
+
+
+def run_trial(
+    trial: Trial,
+    images: Images,
+    storage: Path,
+    *,
+    gpu: bool = False,
+    deterministic: bool = False,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> None:
+    """Brings one trial to its end; what the store holds of it already is not done again.
+
+    Args:
+        trial: the trial; its parent is done.
+        images: the sweep's images.
+        storage: where trials are kept.
+        gpu: whether to compute on the GPU that this process was given.
+        deterministic: see :func:`core.threads.compute_settings`.
+        on_epoch: called with each epoch's record once it is in the store.
+    """
+    store, device = Store(storage), torch.device("cuda" if gpu else "cpu")
+    store.clear_failure(trial.key)
+    with compute_settings(trial.config.threads, deterministic=deterministic):
+        if not store.is_trained(trial.key):
+            _train(trial, images, store, device, deterministic, on_epoch)
+        missing = store.missing(trial)
+        if missing:
+            evidence = _evidence(trial, images, store, device)
+            evaluation = evaluate(evidence, list(missing))
+            now = time.time()
+            results = {missing[name]: Result(value, None, now) for name, value in evaluation.values.items()}
+            results |= {missing[name]: Result(None, problem, now) for name, problem in evaluation.problems.items()}
+            store.save_results(trial.key, results)
+
+
+def load_encoder(store: Store, key: str, config: TrialConfig, splits: Splits, device: torch.device) -> nn.Sequential:
+    """The encoder of a trained trial, in eval mode."""
+    encoder = untrained_encoder(config, splits, device)
+    encoder.load_state_dict(torch.load(store.folder(key) / "encoder.pt", map_location=device, weights_only=True))
+    return encoder.eval()
+
+
+def _train(
+    trial: Trial,
+    images: Images,
+    store: Store,
+    device: torch.device,
+    deterministic: bool,
+    on_epoch: Callable[[dict[str, float]], None] | None,
+) -> None:
+    config, folder = trial.config, store.folder(trial.key)
+    save_config(store, trial, {"device": device_kind(device)})
+    if not config.trained:
+        if config.method == "untrained":
+            _save_tensors(folder / "encoder.pt", untrained_encoder(config, images.of(config)).state_dict())
+        store.save_training(trial.key, _training((), None, 0, 0, device, config))
+        return
+
+    parent = None
+    if trial.parent is not None:
+        assert config.parent is not None
+        parent = load_encoder(store, trial.parent, config.parent, images.of(config.parent), device)
+    resume = _load_checkpoint(folder / "checkpoint.pt", device)
+    inherited = 0
+    if resume is None:
+        for epochs, key in trial.shorter:
+            if store.is_trained(key) and (resume := _load_checkpoint(store.folder(key) / "checkpoint.pt", device)):
+                inherited = epochs
+                break
+    else:
+        inherited = int(resume.history[0].get("inherited", 0))
+    # The first record says how many epochs another trial trained, so that an interrupted trial still knows.
+    def keep(checkpoint: Checkpoint) -> None:
+        checkpoint.history[0]["inherited"] = inherited
+        _save_tensors(folder / "checkpoint.pt", asdict(checkpoint))
+        if on_epoch is not None:
+            on_epoch(checkpoint.history[-1])
+
+    trained = train(
+        config, images.of(config), device=device, parent=parent, resume=resume, deterministic=deterministic, on_epoch=keep
+    )
+    _save_tensors(folder / "encoder.pt", trained.encoder.state_dict())
+    store.save_training(trial.key, _of(trained, inherited, device, config))
+
+
+def _of(trained: Trained, inherited: int, device: torch.device, config: TrialConfig) -> Training:
+    seconds = sum(record["seconds"] for record in trained.history[inherited:])
+    return _training(trained.history, trained.pairs, seconds, config.epochs - inherited, device, config)
+
+
+def _training(
+    history: tuple[dict[str, float], ...],
+    pairs: PairStatistics | None,
+    seconds: float,
+    epochs_trained: int,
+    device: torch.device,
+    config: TrialConfig,
+) -> Training:
+    return Training(
+        history=history,
+        pairs=None if pairs is None else asdict(pairs),
+        seconds=seconds,
+        epochs_trained=epochs_trained,
+        device=device_kind(device),
+        threads=config.threads,
+        versions={name: version(name) for name in ("torch", "numpy", "scikit-learn")},
+        finished=time.time(),
+    )
+
+
+def _evidence(trial: Trial, images: Images, store: Store, device: torch.device) -> Evidence:
+    config, splits = trial.config, images.of(trial.config)
+    training = store.training(trial.key)
+    assert training is not None
+    features: Callable[[ImageSet], Features]
+    if config.trained:
+        encoder = load_encoder(store, trial.key, config, splits, device)
+        features = lambda which: embed(encoder, which, device)  # noqa: E731
+    else:
+        features = embedder(config, splits, device)
+    return Evidence(
+        train=features(splits.train),
+        validation=features(splits.validation),
+        test=features(splits.test),
+        classes=len(splits.train.class_names),
+        anomalies={name: features(images.anomalies[name]) for name in trial.anomalies},
+        has_backbone=config.method != "raw-pixels",
+        history=training.history,
+        pairs=PairStatistics(**training.pairs) if training.pairs else None,  # type: ignore[arg-type]
+        gamma=config.gamma,
+        untrained_probe_accuracy=_untrained_probe(trial, splits, store, device),
+    )
+
+
+def _untrained_probe(trial: Trial, splits: Splits, store: Store, device: torch.device) -> float | None:
+    """The untrained encoder's probe accuracy, computed by the first trial that needs it and kept under that trial's key."""
+    if trial.untrained is None:
+        return None
+    id_ = metric_ids({})[_REFERENCE]
+    known = store.results(trial.untrained).get(id_)
+    if known is None:
+        features = embedder(trial.config.replace(method="untrained", parent=None), splits, device)
+        evidence = Evidence(
+            features(splits.train), features(splits.validation), features(splits.test), len(splits.train.class_names)
+        )
+        evaluation = evaluate(evidence, [_REFERENCE])
+        known = Result(evaluation.values.get(_REFERENCE), evaluation.problems.get(_REFERENCE), time.time())
+        store.save_results(trial.untrained, {id_: known})
+    return known.value
+
+
+def _save_tensors(path: Path, content: Any) -> None:
+    with whole_file(path) as temporary:
+        torch.save(content, temporary)
+
+
+def _load_checkpoint(path: Path, device: torch.device) -> Checkpoint | None:
+    if not path.is_file():
+        return None
+    content = torch.load(path, map_location=device, weights_only=True)
+    return Checkpoint(**content | {"history": tuple(content["history"])})
+
+
+def device_kind(device: torch.device) -> str:
+    """What computed, so that a sweep over different kinds can say so."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"CPU, {model}"
