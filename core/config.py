@@ -84,10 +84,12 @@ class TrialConfig(BaseModel):
     )
 
     dataset: str = Field("cifar10", description="images to train and test on")
-    anomaly_datasets: tuple[str, ...] = Field(("mnist",), description="images to tell from the test images; first: the headline")
+    anomaly_datasets: tuple[str, ...] = Field(
+        ("mnist",), description="images to tell from the test images; first: the headline"
+    )
     train_subset: int | None = Field(None, ge=2, description="so many train images, class-balanced, always the same ones")
 
-    augmentation: Augmentation = Field(default_factory=lambda: Augmentation(), description="the list of augmentations")
+    augmentation: Augmentation = Field(default_factory=Augmentation, description="the list of augmentations")
     epochs: int = Field(30, ge=1, description="passes over the train images")
     batch_size: int = Field(256, ge=2, description="images a step; incomplete batches are dropped")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="sgd has momentum 0.9")

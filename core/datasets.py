@@ -64,29 +64,36 @@ class Source:
     Attributes:
         load: (data_dir, "train" or "test") -> ImageSet.
         version: what identifies its content, beside its name.
-        anomaly_only: whether it has test images alone.
+        train_images: how many train images it has, 0 for a set of anomalies.
         meaning: one line for help and reports.
     """
 
     load: Callable[[Path, str], ImageSet]
     version: str
-    anomaly_only: bool
+    train_images: int
     meaning: str
 
+    @property
+    def anomaly_only(self) -> bool:
+        """Whether it has test images alone."""
+        return self.train_images == 0
 
-def _arrays(load: Callable[..., tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.int64] | None]]) -> (
-    Callable[[Path, str], ImageSet]
-):
+
+def _arrays(
+    load: Callable[..., tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.int64] | None]],
+) -> Callable[[Path, str], ImageSet]:
     return lambda data_dir, split: ImageSet(*load(data_dir, split))
 
 
 DATASETS: dict[str, Source] = {
-    "digits-m": Source(_arrays(digits_m.load), digits_m.VERSION, False, "handwritten digits blended into photographs; no network"),
-    "digits-m-patches": Source(_arrays(digits_m.load_patches), digits_m.VERSION, True, "digits-m's test backgrounds, no digit"),
-    "digits-m-black": Source(_arrays(digits_m.load_black), digits_m.VERSION, True, "digits-m's test digits on black"),
+    "digits-m": Source(
+        _arrays(digits_m.load), digits_m.VERSION, 7782, "handwritten digits blended into photographs; no network"
+    ),
+    "digits-m-patches": Source(_arrays(digits_m.load_patches), digits_m.VERSION, 0, "digits-m's test backgrounds, no digit"),
+    "digits-m-black": Source(_arrays(digits_m.load_black), digits_m.VERSION, 0, "digits-m's test digits on black"),
     **{
-        name: Source(_arrays(vision.loader(name)), "torchvision", False, f"{name} by torchvision")
-        for name in ("cifar10", "cifar100", "svhn", "mnist", "fashion-mnist")
+        name: Source(_arrays(vision.loader(name)), "torchvision", train_images, f"{name} by torchvision")
+        for name, train_images in vision.TRAIN_IMAGES.items()
     },
 }
 
@@ -112,6 +119,13 @@ def identify(name: str, data_dir: Path, *, anomalies: bool = False) -> str:
     if name.startswith(FOLDER):
         return "folder-" + folders.content_hash(Path(name.removeprefix(FOLDER)), data_dir, anomalies=anomalies)
     return f"{name}-{DATASETS[name].version}"
+
+
+def count_train(name: str) -> int:
+    """How many train images a data set has, without reading them."""
+    if name.startswith(FOLDER):
+        return folders.count(Path(name.removeprefix(FOLDER)), "train")
+    return DATASETS[name].train_images
 
 
 def load(name: str, data_dir: Path, split: str) -> ImageSet:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from core.augment import to_float
 from core.datasets import ImageSet
@@ -43,17 +45,25 @@ def embed(encoder: nn.Sequential, images: ImageSet, device: torch.device | str =
     """
     was_training = encoder.training
     encoder.eval()
-    representations, backbones = [], []
+    representations: list[Tensor] = []
+    backbones: list[Tensor] = []
     try:
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
-                batch = torch.from_numpy(images.images[start : start + _BATCH]).to(device)
+                batch = as_tensor(images.images[start : start + _BATCH]).to(device)
                 backbone = encoder[:2](to_float(batch))
-                representations.append(encoder[2](backbone).float().cpu().numpy())
-                backbones.append(backbone.float().cpu().numpy())
+                representations.append(encoder[2](backbone).float().cpu())
+                backbones.append(backbone.float().cpu())
     finally:
         encoder.train(was_training)
-    return Features(np.concatenate(representations), np.concatenate(backbones), images.labels)
+    return Features(torch.cat(representations).numpy(), torch.cat(backbones).numpy(), images.labels)
+
+
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    """A tensor on the array's own memory. Arrays from Ray's object store are read-only; nobody writes to these tensors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def pixels(images: ImageSet) -> Features:

@@ -39,6 +39,11 @@ def content_hash(root: Path, data_dir: Path, *, anomalies: bool) -> str:
     return content.hexdigest()[:20]
 
 
+def count(root: Path, split: str) -> int:
+    """How many images a split has. Raises as :func:`load`, save that no image is opened."""
+    return len(_list(root, split)[0])
+
+
 def load(root: Path, data_dir: Path, split: str) -> Loaded:
     """The images of ``train``, ``test`` or ``anomalies``.
 

@@ -10,41 +10,40 @@ from numpy.typing import NDArray
 from core.models import IMAGE_SIZE
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL import Image
 
 
-def decode(image: Image) -> NDArray[np.uint8]:
+def decode(image: Image.Image) -> NDArray[np.uint8]:
     """One PIL image -> [3, 32, 32] uint8.
 
     Orientation tags are obeyed. Transparency is composited over white. Grey images of more than 8 bits are scaled from
     their full range, floating-point ones from [0, 1]. Other sizes are resized, without keeping the aspect ratio, by PIL's
     bilinear filter (which averages when it shrinks).
     """
-    from PIL import Image as pil
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        image = pil.fromarray((np.asarray(image, dtype=np.uint32) // 257).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image, dtype=np.uint32) // 257).astype(np.uint8))
     elif image.mode == "I":
         # PIL's 32-bit integers come from 16-bit PNGs and TIFFs; what exceeds 16 bits is scaled from its maximum.
         values = np.asarray(image, dtype=np.int64).clip(0)
-        image = pil.fromarray((values * 255 // max(65535, int(values.max()))).astype(np.uint8))
+        image = Image.fromarray((values * 255 // max(65535, int(values.max()))).astype(np.uint8))
     elif image.mode == "F":
-        image = pil.fromarray((np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0, 1) * 255).round().astype(np.uint8))
+        image = Image.fromarray((np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0, 1) * 255).round().astype(np.uint8))
     elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        image = pil.alpha_composite(pil.new("RGBA", image.size, (255, 255, 255, 255)), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
     image = image.convert("RGB")
     if image.size != (IMAGE_SIZE, IMAGE_SIZE):
-        image = image.resize((IMAGE_SIZE, IMAGE_SIZE), pil.Resampling.BILINEAR)
+        image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def to_rgb32(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[N, H, W] grey or [N, H, W, 3] RGB -> [N, 3, 32, 32], by the same rules."""
-    from PIL import Image as pil
+    from PIL import Image
 
     if images.ndim == 4 and images.shape[1:3] == (IMAGE_SIZE, IMAGE_SIZE):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    return np.stack([decode(pil.fromarray(image)) for image in images])
+    return np.stack([decode(Image.fromarray(image)) for image in images])

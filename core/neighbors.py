@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 _BLOCK = 4096  # queries a call, so that progress and memory stay bounded
 
 
-def nearest(
-    base: NDArray[np.float32], queries: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def nearest(base: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k nearest base points of every query.
 
     Args:
@@ -33,7 +31,7 @@ def nearest(
     base, queries = (np.ascontiguousarray(points, dtype=np.float32) for points in (base, queries))
     # Squared distances come as |q|^2 + |b|^2 - 2 q.b; about the base's mean less is lost to cancellation.
     center = base.mean(axis=0, dtype=np.float64).astype(np.float32)
-    index = faiss.IndexFlatL2(base.shape[1])
+    index: faiss.Index = faiss.IndexFlatL2(base.shape[1])
     if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
         index = faiss.index_cpu_to_all_gpus(index)
     index.add(base - center)
@@ -60,4 +58,5 @@ def neighbor_table(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     # Where duplicates crowd a point out of its own list, the last entry is dropped instead.
     is_self = found == np.arange(n)[:, None]
     is_self[~is_self.any(axis=1), -1] = True
-    return found[~is_self].reshape(n, k)
+    table: NDArray[np.int64] = found[~is_self].reshape(n, k)
+    return table

@@ -60,7 +60,8 @@ def one_of_the_neighbors(context: PairingContext, draw: np.random.Generator) -> 
     if context.neighbors is None:
         raise ValueError("this pairing needs a table of neighbours")
     n, k = context.neighbors.shape
-    return context.neighbors[np.arange(n), draw.integers(k, size=n)]
+    partners: Indices = context.neighbors[np.arange(n), draw.integers(k, size=n)]
+    return partners
 
 
 def any_other(context: PairingContext, draw: np.random.Generator) -> Indices:
@@ -94,7 +95,11 @@ def one_of_the_class(context: PairingContext, draw: np.random.Generator) -> Indi
 PAIRINGS: dict[str, Pairing] = {
     "augment": Pairing(itself, True, None, (), "two augmentations of one image"),
     "neighbors": Pairing(
-        one_of_the_neighbors, False, "parent", ("neighbors_k",), "an image and a neighbour under the parent's encoder, as they are"
+        one_of_the_neighbors,
+        False,
+        "parent",
+        ("neighbors_k",),
+        "an image and a neighbour under the parent's encoder, as they are",
     ),
     "neighbors+augment": Pairing(
         one_of_the_neighbors, True, "parent", ("neighbors_k",), "an image and a neighbour under the parent's encoder, augmented"

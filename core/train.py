@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from core.augment import Draws, augment, draw, to_float
 from core.config import TrialConfig, check_sizes
 from core.datasets import ImageSet, Splits
-from core.embed import embed, pixels
+from core.embed import as_tensor, embed, pixels
 from core.errors import NonFiniteLossError
 from core.loss import LossTerms, vicreg_loss
 from core.models import IMAGE_SIZE, build_encoder, build_projector
@@ -140,7 +140,7 @@ class _Pairs:
     def __init__(self, config: TrialConfig, images: ImageSet, device: torch.device, parent: nn.Sequential | None) -> None:
         self._pairing = PAIRINGS[config.pairing]
         self._augmentation = config.augmentation
-        self._images = torch.from_numpy(images.images).to(device)
+        self._images = as_tensor(images.images).to(device)
         table = None
         if self._pairing.table is not None:
             if self._pairing.table == "parent" and parent is None:
@@ -183,9 +183,7 @@ class _Run:
         self._test_views = self._fixed_views(_Pairs(config, splits.test, device, parent))
 
     def checkpoint(self, epoch: int, history: tuple[EpochRecord, ...]) -> Checkpoint:
-        return Checkpoint(
-            epoch, self.encoder.state_dict(), self.projector.state_dict(), self.optimizer.state_dict(), history
-        )
+        return Checkpoint(epoch, self.encoder.state_dict(), self.projector.state_dict(), self.optimizer.state_dict(), history)
 
     def train_epoch(self, epoch: int) -> EpochRecord:
         config, batch = self._config, self._config.batch_size
@@ -227,7 +225,7 @@ class _Run:
         batch = self._config.batch_size
         projections, terms = [], []
         with torch.no_grad():
-            for views in self._test_views.split(2 * batch):
+            for views in torch.split(self._test_views, 2 * batch):
                 za, zb = self._project(to_float(views)).float().chunk(2)
                 terms.append(torch.stack(self._terms(za, zb)))
                 projections.append(za)
@@ -274,12 +272,8 @@ class _Run:
 
 def _optimizer(config: TrialConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     kinds: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adam": lambda: torch.optim.Adam(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        ),
-        "adamw": lambda: torch.optim.AdamW(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        ),
+        "adam": lambda: torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True),
+        "adamw": lambda: torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True),
         "sgd": lambda: torch.optim.SGD(
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.9, fused=True
         ),

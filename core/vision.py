@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from core.images import to_rgb32
 
+TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257, "mnist": 60_000, "fashion-mnist": 60_000}
 Loaded = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], None]
 
 

@@ -54,20 +54,23 @@ def silhouettes(points: NDArray[np.float32], labelings: list[Labels]) -> list[fl
     """
     import torch
 
-    x = torch.from_numpy(points).double()
+    from core.embed import as_tensor
+
+    x = as_tensor(points).double()
     x = x - x.mean(dim=0)  # distances stay; what is lost to cancellation shrinks
     square = x.square().sum(dim=1)
     members = []
     for labels in labelings:
         _, index = np.unique(labels, return_inverse=True)
         members.append(torch.nn.functional.one_hot(torch.from_numpy(index.reshape(-1))).double())
+    sizes = [one_hot.shape[1] for one_hot in members]
     totals = [0.0] * len(labelings)
     for start in range(0, len(x), _BLOCK):
         rows = slice(start, min(start + _BLOCK, len(x)))
         distances = (square[rows, None] + square - 2 * x[rows] @ x.T).clamp_(min=0)
         distances[torch.arange(len(distances)), torch.arange(rows.start, rows.stop)] = 0
         sums = distances.sqrt_() @ torch.cat(members, dim=1)
-        for i, (one_hot, part) in enumerate(zip(members, sums.split([m.shape[1] for m in members], dim=1), strict=True)):
+        for i, (one_hot, part) in enumerate(zip(members, torch.split(sums, sizes, dim=1), strict=True)):
             own = one_hot[rows].bool()
             counts = one_hot.sum(dim=0)
             own_count = counts.expand_as(part)[own]

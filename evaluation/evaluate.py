@@ -15,7 +15,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.pairing import PairStatistics
-from evaluation import anomaly, clustering, probe, retrieval, spectrum
+from evaluation import anomaly, clustering, retrieval, spectrum
+from evaluation.probe import Probe, logistic_probe, study_probe
 
 if TYPE_CHECKING:
     from core.embed import Features
@@ -50,18 +51,18 @@ class Evidence:
     untrained_probe_accuracy: float | None = None
 
     @cached_property
-    def probe(self) -> probe.Probe:
+    def probe(self) -> Probe:
         """The converged probe on the representation."""
         return self._probe(lambda features: features.representation)
 
     @cached_property
-    def backbone_probe(self) -> probe.Probe:
+    def backbone_probe(self) -> Probe:
         """The converged probe on the backbone's features."""
         return self._probe(lambda features: features.backbone)
 
-    def _probe(self, space: Callable[[Features], Any]) -> probe.Probe:
-        tr, va, te = self.train, self.validation, self.test
-        return probe.logistic_probe(space(tr), tr.labels, space(va), va.labels, space(te), te.labels)
+    def _probe(self, space: Callable[[Features], Any]) -> Probe:
+        train, validation, test = ((space(part), part.labels) for part in (self.train, self.validation, self.test))
+        return logistic_probe(train, validation, test)
 
     @cached_property
     def clusters(self) -> clustering.Clusters:
@@ -71,9 +72,7 @@ class Evidence:
     @cached_property
     def silhouettes(self) -> tuple[float, float]:
         """Mean silhouette of the clusters, and of the true classes."""
-        clusters, classes = clustering.silhouettes(
-            self.train.representation, [self.clusters.assignment, self.train.labels]
-        )
+        clusters, classes = clustering.silhouettes(self.train.representation, [self.clusters.assignment, self.train.labels])
         return clusters, classes
 
     @cached_property
@@ -83,9 +82,7 @@ class Evidence:
 
     def of_anomalies(self, name: str) -> AnomalyEvidence:
         """The evidence on one anomaly set."""
-        return AnomalyEvidence(
-            self.test_scores, anomaly.scores(self.train.representation, self.anomalies[name].representation)
-        )
+        return AnomalyEvidence(self.test_scores, anomaly.scores(self.train.representation, self.anomalies[name].representation))
 
 
 @dataclass(frozen=True)
@@ -115,10 +112,8 @@ class Metric:
     per_anomaly_set: bool = False
 
 
-def _study_probe(e: Evidence) -> float:
-    return probe.study_probe(
-        e.train.representation, e.train.labels, e.test.representation, e.test.labels, e.classes
-    )
+def _study(e: Evidence) -> float:
+    return study_probe((e.train.representation, e.train.labels), (e.test.representation, e.test.labels), e.classes)
 
 
 def _knn(e: Evidence) -> float:
@@ -136,9 +131,10 @@ def _probe_gain(e: Evidence) -> float | None:
 
 
 #: Where a collapse indicator speaks: a mean standard deviation below a tenth of gamma, more than half of the dimensions dead,
-#: a probe that gains nothing over the untrained encoder's.
+#: a probe that gains no more over the untrained encoder's than two standard errors of the test set explain.
 COLLAPSED_STD = 0.1
 COLLAPSED_DEAD = 0.5
+COLLAPSED_GAIN_ERRORS = 2.0
 
 
 def _collapse_indicators(e: Evidence) -> float | None:
@@ -146,7 +142,13 @@ def _collapse_indicators(e: Evidence) -> float | None:
     if gain is None:
         return None
     last = e.history[-1]
-    spoken = (last["projection_std"] < COLLAPSED_STD * e.gamma, last["dead_dimensions"] > COLLAPSED_DEAD, gain <= 0)
+    accuracies = (e.probe.accuracy, e.probe.accuracy - gain)
+    error = math.sqrt(sum(accuracy * (1 - accuracy) for accuracy in accuracies) / len(e.test))
+    spoken = (
+        last["projection_std"] < COLLAPSED_STD * e.gamma,
+        last["dead_dimensions"] > COLLAPSED_DEAD,
+        gain <= COLLAPSED_GAIN_ERRORS * error,
+    )
     return float(sum(spoken))
 
 
@@ -163,7 +165,7 @@ METRICS: dict[str, Metric] = {
         lambda e: e.backbone_probe.accuracy if e.has_backbone else None, "higher", "the same probe on the backbone's features"
     ),
     "probe_accuracy_study": Metric(
-        _study_probe, "higher", "the studies' probe, not standardised: measures the features' scale as well"
+        _study, "higher", "the studies' probe, not standardised: measures the features' scale as well"
     ),
     "knn_accuracy": Metric(_knn, "higher", "majority of the 20 nearest train images"),
     "anomaly_fpr95": Metric(
@@ -187,7 +189,7 @@ METRICS: dict[str, Metric] = {
         lambda e: spectrum.rankme(e.train.representation), None, "RankMe of the train representation (singular values)"
     ),
     "effective_rank": Metric(
-        lambda e: spectrum.effective_rank(e.train.representation), None, "effective rank of the train representation's covariance"
+        lambda e: spectrum.effective_rank(e.train.representation), None, "effective rank of its covariance"
     ),
     "projection_std": Metric(
         _last("projection_std"), None, "mean standard deviation of the test projections; near 0: collapsed"
@@ -197,7 +199,7 @@ METRICS: dict[str, Metric] = {
     ),
     "probe_gain": Metric(_probe_gain, "higher", "probe_accuracy less the untrained encoder's"),
     "collapse_indicators": Metric(
-        _collapse_indicators, "lower", "how many of three speak: projection_std < 0.1 gamma, dead_dimensions > 0.5, probe_gain <= 0"
+        _collapse_indicators, "lower", "how many of 3 speak: projection_std < 0.1 gamma, dead_dimensions > 0.5, no probe_gain"
     ),
     "pair_label_purity": Metric(
         lambda e: e.pairs.label_purity if e.pairs else None, None, "share of training pairs of one class"

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from core.rng import generator
 
+#: Points [N, D] float32 and their labels [N] int64.
+Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
+
 #: L2 strengths tried, from strong to weak; the objective is mean cross-entropy + l2 / 2 * ||W||^2 (the bias is free).
-L2_STRENGTHS = (1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+L2_STRENGTHS = (1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 #: Largest absolute entry of the objective's gradient at which L-BFGS may stop.
 GRADIENT_NORM = 1e-4
-_PATIENCE = 2  # weaker strengths tried after the best one so far
 _MAX_ITERATIONS = 2000
 
 
@@ -36,65 +38,47 @@ class Probe:
     converged: bool
 
 
-def logistic_probe(
-    train: NDArray[np.float32],
-    train_labels: NDArray[np.int64],
-    validation: NDArray[np.float32],
-    validation_labels: NDArray[np.int64],
-    test: NDArray[np.float32],
-    test_labels: NDArray[np.int64],
-) -> Probe:
+def logistic_probe(train: Labelled, validation: Labelled, test: Labelled) -> Probe:
     """Multinomial logistic regression on standardised features, fitted by L-BFGS until its gradient is small.
 
     Features are standardised with train's mean and deviation (constant ones are left at zero), so the result does not depend on
     their scale: a collapsed representation that still holds traces of the image is not shown up by this number. The
-    strength of the L2 penalty is the one with the best validation accuracy, the stronger where two are equal; strengths weaker
-    than two that did not improve are not tried. The probe is not refitted on validation.
+    strength of the L2 penalty is the one with the best validation accuracy, the stronger where two are equal; each fit starts
+    from the one before. The probe is not refitted on validation.
 
     Args:
-        train: [N, D] float32; with labels [N] int64. Likewise validation and test.
+        train: points [N, D] float32 with labels [N] int64; likewise validation and test.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.utils._testing import ignore_warnings
 
-    mean, std = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
+    mean, std = train[0].mean(axis=0, dtype=np.float64), train[0].std(axis=0, dtype=np.float64)
     std[std == 0] = 1
-    x, xv, xt = (((part - mean) / std).astype(np.float32) for part in (train, validation, test))
+    x, xv, xt = (((points - mean) / std).astype(np.float32) for points, _ in (train, validation, test))
     best: Probe | None = None
-    worse = 0
     model = LogisticRegression(tol=GRADIENT_NORM, max_iter=_MAX_ITERATIONS, warm_start=True)
     for l2 in L2_STRENGTHS:
         model.set_params(C=1 / (l2 * len(x)))
-        ignore_warnings(category=ConvergenceWarning)(model.fit)(x, train_labels)
-        validation_accuracy = float(np.mean(model.predict(xv) == validation_labels))
+        ignore_warnings(category=ConvergenceWarning)(model.fit)(x, train[1])
+        validation_accuracy = float(np.mean(model.predict(xv) == validation[1]))
         if best is None or validation_accuracy > best.validation_accuracy:
             predictions = model.predict(xt).astype(np.int64)
-            accuracy = float(np.mean(predictions == test_labels))
+            accuracy = float(np.mean(predictions == test[1]))
             converged = int(np.max(model.n_iter_)) < _MAX_ITERATIONS
-            best, worse = Probe(predictions, accuracy, l2, validation_accuracy, converged), 0
-        else:
-            worse += 1
-            if worse == _PATIENCE:
-                break
+            best = Probe(predictions, accuracy, l2, validation_accuracy, converged)
     assert best is not None
     return best
 
 
-def study_probe(
-    train: NDArray[np.float32],
-    train_labels: NDArray[np.int64],
-    test: NDArray[np.float32],
-    test_labels: NDArray[np.int64],
-    classes: int,
-) -> float:
+def study_probe(train: Labelled, test: Labelled, classes: int) -> float:
     """The studies' probe: a linear layer, 10 epochs of Adam at 3e-4, batches of 32, features as they are.
 
     Not standardised and not converged, so it measures the features' scale as well: features of a tiny scale stay at chance
     whatever they hold. Kept to be compared with the studies' figures.
 
     Args:
-        train: [N, D] float32; with labels [N] int64. Likewise test.
+        train: points [N, D] float32 with labels [N] int64; likewise test.
         classes: number of classes.
 
     Returns:
@@ -103,18 +87,20 @@ def study_probe(
     import torch
     from torch.nn.functional import cross_entropy
 
-    x, y = torch.from_numpy(train), torch.from_numpy(train_labels)
-    bound = 1 / np.sqrt(train.shape[1])  # torch's default for a linear layer
-    initial = generator(0, "study-probe").uniform(-bound, bound, (classes, train.shape[1] + 1)).astype(np.float32)
+    from core.embed import as_tensor
+
+    x, y = as_tensor(train[0]), as_tensor(train[1])
+    bound = 1 / np.sqrt(x.shape[1])  # torch's default for a linear layer
+    initial = generator(0, "study-probe").uniform(-bound, bound, (classes, x.shape[1] + 1)).astype(np.float32)
     weight = torch.from_numpy(initial[:, :-1].copy()).requires_grad_()
     bias = torch.from_numpy(initial[:, -1].copy()).requires_grad_()
     optimizer = torch.optim.Adam([weight, bias], lr=3e-4, fused=True)
     for epoch in range(10):
         order = torch.from_numpy(generator(0, "study-probe/order", epoch).permutation(len(x)))
-        for batch in order.split(32):
+        for batch in torch.split(order, 32):
             optimizer.zero_grad(set_to_none=True)
             cross_entropy(x[batch] @ weight.T + bias, y[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     with torch.no_grad():
-        predictions = (torch.from_numpy(test) @ weight.T + bias).argmax(dim=1).numpy()
-    return float(np.mean(predictions == test_labels))
+        predictions = (as_tensor(test[0]) @ weight.T + bias).argmax(dim=1).numpy()
+    return float(np.mean(predictions == test[1]))

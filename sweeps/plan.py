@@ -98,7 +98,7 @@ class Plan:
     def waits_for(self, trial: Trial) -> tuple[str, ...]:
         """Keys of the plan's trials that must be over before this one starts: its parent, and what it continues."""
         continued = next((key for _, key in trial.shorter if key in self.trials), None)
-        return tuple(key for key in (trial.parent, continued) if key in self.trials)
+        return tuple(key for key in (trial.parent, continued) if key is not None and key in self.trials)
 
 
 @dataclass
@@ -142,7 +142,8 @@ def load_grid(name: str) -> Grid:
         raise InputError([f"{path}: {_grid_fault(fault)}" for fault in error.errors()]) from None
     if grid.primary not in METRICS:
         raise InputError(
-            f"{path}: primary: {grid.primary!r} is no metric{suggest(grid.primary, list(METRICS))}; there are {', '.join(METRICS)}"
+            f"{path}: primary: {grid.primary!r} is no metric{suggest(grid.primary, list(METRICS))}; "
+            f"there are {', '.join(METRICS)}"
         )
     return grid
 
@@ -322,9 +323,7 @@ def make_plan(
             if not collected[key].arms and name not in collected[key].added_for:
                 collected[key].added_for.append(name)
 
-    trials = {
-        key: _finish(key, draft, base, identities, anomaly_identities, collected) for key, draft in collected.items()
-    }
+    trials = {key: _finish(key, draft, base, identities, anomaly_identities, collected) for key, draft in collected.items()}
     identity = base.fields() | {"seed": None, "threads": None}
     return Plan(grid, profile, base, f"{grid.name}-{digest(identity)[:8]}", trials)
 
@@ -355,7 +354,8 @@ def _with_parent(fields: Fields, base_fields: Fields, where: str, depth: int = 0
 
 
 def _identify(configs: Collection[TrialConfig], data_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
-    names, anomalies = set(), set()
+    names: set[str] = set()
+    anomalies: set[str] = set()
     for config in configs:
         anomalies.update(config.anomaly_datasets)
         link: TrialConfig | None = config

@@ -94,7 +94,7 @@ class Store:
         """Where a trial's files lie."""
         return self._trials / key
 
-    def keys(self) -> list[str]:
+    def trial_keys(self) -> list[str]:
         """All trials that left anything."""
         return sorted(path.name for path in self._trials.iterdir()) if self._trials.is_dir() else []
 

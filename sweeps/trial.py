@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -106,19 +107,11 @@ def _train(
     if trial.parent is not None:
         assert config.parent is not None
         parent = load_encoder(store, trial.parent, config.parent, images.of(config.parent), device)
-    resume = _load_checkpoint(folder / "checkpoint.pt", device)
-    inherited = 0
-    if resume is None:
-        for epochs, key in trial.shorter:
-            if store.is_trained(key) and (resume := _load_checkpoint(store.folder(key) / "checkpoint.pt", device)):
-                inherited = epochs
-                break
-    else:
-        inherited = int(resume.history[0].get("inherited", 0))
-    # The first record says how many epochs another trial trained, so that an interrupted trial still knows.
+    own = _load_checkpoint(folder / "checkpoint.pt", device)
+    resume, inherited = own or _longest_kept(trial, store, device)
+
     def keep(checkpoint: Checkpoint) -> None:
-        checkpoint.history[0]["inherited"] = inherited
-        _save_tensors(folder / "checkpoint.pt", asdict(checkpoint))
+        _save_tensors(folder / "checkpoint.pt", asdict(checkpoint) | {"inherited": inherited})
         if on_epoch is not None:
             on_epoch(checkpoint.history[-1])
 
@@ -160,8 +153,7 @@ def _evidence(trial: Trial, images: Images, store: Store, device: torch.device) 
     assert training is not None
     features: Callable[[ImageSet], Features]
     if config.trained:
-        encoder = load_encoder(store, trial.key, config, splits, device)
-        features = lambda which: embed(encoder, which, device)  # noqa: E731
+        features = partial(embed, load_encoder(store, trial.key, config, splits, device), device=device)
     else:
         features = embedder(config, splits, device)
     return Evidence(
@@ -200,11 +192,21 @@ def _save_tensors(path: Path, content: Any) -> None:
         torch.save(content, temporary)
 
 
-def _load_checkpoint(path: Path, device: torch.device) -> Checkpoint | None:
+def _load_checkpoint(path: Path, device: torch.device) -> tuple[Checkpoint, int] | None:
+    """A checkpoint, and how many of its epochs were trained for another trial."""
     if not path.is_file():
         return None
     content = torch.load(path, map_location=device, weights_only=True)
-    return Checkpoint(**content | {"history": tuple(content["history"])})
+    inherited = content.pop("inherited")
+    return Checkpoint(**content | {"history": tuple(content["history"])}), inherited
+
+
+def _longest_kept(trial: Trial, store: Store, device: torch.device) -> tuple[Checkpoint | None, int]:
+    """The final state of the longest shorter trial of the lineage, all of whose epochs are inherited."""
+    for epochs, key in trial.shorter:
+        if store.is_trained(key) and (found := _load_checkpoint(store.folder(key) / "checkpoint.pt", device)):
+            return found[0], epochs
+    return None, 0
 
 
 def device_kind(device: torch.device) -> str:

@@ -1,0 +1,122 @@
+"""What a plan costs, and what the estimate rests on: finished trials of the same kind, or a stated rule."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from core.config import TrialConfig
+from core.datasets import count_train
+from core.files import load_json
+from core.models import ENCODERS
+from core.pairing import PAIRINGS
+from sweeps.plan import Plan, Trial
+from sweeps.store import Store
+
+#: The rule, where nothing was measured: operations a second in training, and seconds a core needs to augment a view.
+GPU_FLOPS = 1e14
+CPU_FLOPS_PER_THREAD = 7e10
+AUGMENT_SECONDS = 1e-4
+_EVALUATION_SECONDS = 8.0
+_RAW_PIXELS_SECONDS = 60.0
+RULE = (
+    f"the rule of {GPU_FLOPS / 1e12:.0f} TFLOP/s on a GPU or {CPU_FLOPS_PER_THREAD / 1e9:.0f} GFLOP/s a CPU thread, "
+    f"and {AUGMENT_SECONDS * 1e3:.1f} ms a view for a CPU to augment"
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that each open trial will take, and where the figures come from."""
+
+    seconds: Mapping[str, float]
+    measured: int
+    basis: str
+
+
+def estimate(plan: Plan, store: Store, done: Collection[str], *, gpu: bool) -> Estimate:
+    """Estimates the open trials of a plan.
+
+    Args:
+        plan: the plan.
+        store: where finished trials are looked up.
+        done: keys of the plan's trials that need nothing.
+        gpu: whether the trials run on GPUs.
+    """
+    rates = _measured_rates(store, gpu)
+    seconds: dict[str, float] = {}
+    measured = 0
+    for key, trial in plan.trials.items():
+        if key in done:
+            continue
+        config = trial.config
+        if not config.trained:
+            seconds[key] = _RAW_PIXELS_SECONDS if config.method == "raw-pixels" else _EVALUATION_SECONDS
+            continue
+        images = config.train_subset or count_train(config.dataset)
+        epochs = _epochs_to_train(plan, trial, store)
+        rate = rates.get(_kind(config))
+        measured += rate is not None
+        per_image = rate if rate is not None else _rule(config, gpu)
+        seconds[key] = epochs * images * per_image + _EVALUATION_SECONDS
+    trained = sum(plan.trials[key].config.trained for key in seconds)
+    if measured == trained and trained:
+        basis = "the speed of finished trials of the same kind in this storage"
+    elif measured:
+        basis = f"finished trials of the same kind for {measured} of {trained}, else {RULE}"
+    else:
+        basis = RULE
+    return Estimate(seconds, measured, basis)
+
+
+def wall_time(plan: Plan, seconds: Mapping[str, float], slots: int) -> float:
+    """Seconds until the last trial ends, when ``slots`` trials run at once and each waits for what it needs."""
+    waiting = {key: {need for need in plan.waits_for(plan.trials[key]) if need in seconds} for key in seconds}
+    running: list[tuple[float, str]] = []
+    now = 0.0
+    while waiting or running:
+        ready = [key for key, needs in waiting.items() if not needs]
+        for key in ready[: max(1, slots) - len(running)]:
+            del waiting[key]
+            heapq.heappush(running, (now + seconds[key], key))
+        if not running:
+            break
+        now, ended = heapq.heappop(running)
+        for needs in waiting.values():
+            needs.discard(ended)
+    return now
+
+
+def _epochs_to_train(plan: Plan, trial: Trial, store: Store) -> int:
+    if store.is_trained(trial.key):
+        return 0
+    kept = [epochs for epochs, key in trial.shorter if key in plan.trials or store.is_trained(key)]
+    return trial.config.epochs - (kept[0] if kept else 0)
+
+
+def _kind(config: TrialConfig) -> tuple[object, ...]:
+    precision = None if config.precision == "auto" else config.precision
+    return config.encoder, precision, PAIRINGS[config.pairing].augmented, config.threads, config.joint_forward
+
+
+def _rule(config: TrialConfig, gpu: bool) -> float:
+    flops = ENCODERS[config.encoder].gflop * 1e9 * 2 * 3  # two views; the backward pass costs two forward ones
+    if gpu:
+        return flops / GPU_FLOPS
+    augmenting = 2 * AUGMENT_SECONDS if PAIRINGS[config.pairing].augmented else 0.0
+    return flops / (CPU_FLOPS_PER_THREAD * config.threads) + augmenting
+
+
+def _measured_rates(store: Store, gpu: bool) -> dict[tuple[object, ...], float]:
+    """Kind of trial -> median seconds an image and epoch, from finished trials on the same kind of device."""
+    found: dict[tuple[object, ...], list[float]] = {}
+    for key in store.trial_keys():
+        training = store.training(key)
+        content = load_json(store.folder(key) / "config.json")
+        if training is None or content is None or not training.history or training.device.startswith("CPU") == gpu:
+            continue
+        config = TrialConfig.model_validate(content["config"])
+        found.setdefault(_kind(config), []).append(median(1 / record["images_per_second"] for record in training.history))
+    return {kind: median(values) for kind, values in found.items()}

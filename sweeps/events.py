@@ -1,0 +1,21 @@
+"""What the driver tells its listeners (progress, MLflow) while a sweep runs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sweeps.plan import Trial
+from sweeps.store import TrialRecord
+
+
+class Listener(Protocol):
+    """Somebody who wants to know. Calls come from Ray Tune's event loop, so they return at once and never raise."""
+
+    def started(self, trial: Trial) -> None:
+        """A worker took the trial."""
+
+    def epoch(self, trial: Trial, record: dict[str, float]) -> None:
+        """An epoch ended and is in the store."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """The trial is done, failed or skipped."""

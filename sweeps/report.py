@@ -1,0 +1,135 @@
+"""From records to what people read: the table at the end, and CSV files of everything."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from rich.table import Table
+
+from core.files import whole_file
+from evaluation.evaluate import METRICS
+from sweeps.plan import Plan
+from sweeps.store import TrialRecord
+
+#: Columns of the printed table, the three that matter most first.
+COLUMNS = (
+    "probe_accuracy",
+    "anomaly_auc",
+    "silhouette",
+    "probe_accuracy_study",
+    "projection_std",
+    "collapse_indicators",
+)
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm over its seeds.
+
+    Attributes:
+        arm: its name.
+        records: one for each seed.
+    """
+
+    arm: str
+    records: tuple[TrialRecord, ...]
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of each seed that has it."""
+        return [record.metrics[metric] for record in self.records if record.status == "done" and metric in record.metrics]
+
+    @property
+    def state(self) -> str:
+        """How its trials went: ``done``, or what is missing."""
+        counts: dict[str, int] = {}
+        for record in self.records:
+            counts[record.status] = counts.get(record.status, 0) + 1
+        return "done" if set(counts) == {"done"} else ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+
+
+def summarize(records: Sequence[TrialRecord]) -> list[ArmSummary]:
+    """Groups records by arm, in the plan's order; a trial to which several arms come appears in each."""
+    arms: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        for arm in (record.trial.arm, *record.trial.aliases):
+            arms.setdefault(arm, []).append(record)
+    return [ArmSummary(arm, tuple(found)) for arm, found in arms.items()]
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation (n - 1); None for fewer than two values."""
+    return stdev(values) if len(values) > 1 else None
+
+
+def table(plan: Plan, summaries: Sequence[ArmSummary]) -> Table:
+    """The table at the end: mean and, over several seeds, standard deviation."""
+    shown = Table(title=f"{plan.sweep}: {plan.grid.question}", title_justify="left")
+    shown.add_column("arm", no_wrap=True)
+    shown.add_column("n", justify="right")
+    for name in COLUMNS:
+        shown.add_column(name.replace("_", " "), justify="right")
+    if any(summary.state != "done" for summary in summaries):
+        shown.add_column("state")
+    for summary in summaries:
+        cells = [summary.arm, str(sum(record.status == "done" for record in summary.records))]
+        for name in COLUMNS:
+            cells.append(_cell(summary.values(name), whole=name == "collapse_indicators"))
+        if len(shown.columns) > len(cells):
+            cells.append(summary.state)
+        shown.add_row(*cells)
+    return shown
+
+
+def _cell(values: Sequence[float], *, whole: bool) -> str:
+    if not values:
+        return "-"
+    if whole and len(set(values)) == 1:
+        return f"{values[0]:.0f} of 3"
+    spread = deviation(values)
+    return f"{mean(values):.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+
+
+def write_tables(folder: Path, plan: Plan, records: Sequence[TrialRecord]) -> list[Path]:
+    """Writes ``table.csv`` (an arm a row: mean, deviation and n of every metric) and ``trials.csv`` (a trial a row)."""
+    names = list(dict.fromkeys(name for name in METRICS) | dict.fromkeys(name for r in records for name in r.metrics))
+    by_arm = [["arm", "state", *(f"{name} {what}" for name in names for what in ("mean", "sd", "n"))]]
+    for summary in summarize(records):
+        row = [summary.arm, summary.state]
+        for name in names:
+            values = summary.values(name)
+            spread = deviation(values)
+            row += [repr(mean(values)) if values else "", "" if spread is None else repr(spread), str(len(values))]
+        by_arm.append(row)
+    by_trial = [["arm", "seed", "key", "status", "reason", "train seconds", "epochs trained", "device", *names]]
+    for record in records:
+        trial, training = record.trial, record.training
+        seed = "" if trial.config.method == "raw-pixels" else str(trial.config.seed)
+        run = [f"{training.seconds:.2f}", str(training.epochs_trained), training.device] if training else ["", "", ""]
+        values_of = [repr(record.metrics[name]) if name in record.metrics else "" for name in names]
+        by_trial.append(
+            [", ".join((trial.arm, *trial.aliases)), seed, trial.key, record.status, record.reason or "", *run, *values_of]
+        )
+    paths = [folder / "table.csv", folder / "trials.csv"]
+    for path, rows in zip(paths, (by_arm, by_trial), strict=True):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        with whole_file(path) as temporary:
+            temporary.write_text(text.getvalue())
+    return paths
+
+
+def parent_metrics(records: Sequence[TrialRecord]) -> dict[str, float]:
+    """What the sweep's parent run shows: how its trials went, and each arm's mean of the columns."""
+    metrics = {f"trials_{status}": float(sum(record.status == status for record in records))
+               for status in ("done", "failed", "skipped")}  # fmt: skip
+    for summary in summarize(records):
+        for name in COLUMNS:
+            values = summary.values(name)
+            if values:
+                metrics[f"{summary.arm}/{name}"] = mean(values)
+    return metrics

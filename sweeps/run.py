@@ -1,0 +1,349 @@
+"""The command line: ``python sweeps/run.py --grid ablations``.
+
+Expands a grid, runs what the store does not hold yet, and leaves a table, CSV files and MLflow runs. The same command again
+continues where the last one ended, however it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from core.config import PROFILES, TrialConfig, check_sizes
+from core.datasets import ImageSet, Splits, load_anomalies, load_splits
+from core.errors import InputError
+from core.files import save_json
+from sweeps import cost, report, tracking
+from sweeps.hardware import cpu_flags, gpus_of_this_machine
+from sweeps.plan import Fields, Plan, list_grids, load_grid, make_plan, parse_settings
+from sweeps.progress import Progress, duration
+from sweeps.store import Store, TrialRecord
+
+if TYPE_CHECKING:
+    from sweeps.trial import Images
+
+T = TypeVar("T")
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns:
+        The exit code: 0 all trials done, 1 some failed, 2 the command or an input is wrong, 130 interrupted.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    options = _parser().parse_args(arguments)
+    try:
+        if options.list:
+            for name, question in list_grids().items():
+                console.print(f"[bold]{name}[/]  {question}", highlight=False)
+            return DONE
+        return _sweep(_prepare(options), console)
+    except InputError as error:
+        for fault in error.faults:
+            print(f"error: {fault}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python sweeps/run.py", description="Runs a grid of VICReg trials.", allow_abbrev=False
+    )
+    parser.add_argument("--grid", metavar="NAME", help="a grid that --list shows, or the path of a YAML file")
+    parser.add_argument("--list", action="store_true", help="list the grids")
+    parser.add_argument("--profile", default="auto", metavar="|".join(("auto", *PROFILES)),
+                        help="the setting: auto takes cifar10 where Ray sees a GPU on this machine, else digits-m")  # fmt: skip
+    parser.add_argument("--seeds", metavar="N", help="so many seeds from 0, or a list (0,3,4); default: the grid's")
+    parser.add_argument("--arms", metavar="A,B", help="only these arms")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of every trial; repeatable")
+    parser.add_argument("--dry-run", action="store_true", help="show the trials and what they cost; run nothing")
+    parser.add_argument(
+        "--report-only", action="store_true", help="make table and MLflow runs from what is done; train nothing"
+    )
+    parser.add_argument("--storage", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--data", type=Path, default=_default_data_dir(), metavar="DIR",
+                        help="where data sets are, or are downloaded to; default: %(default)s")  # fmt: skip
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's database or server; default: sqlite in the storage")
+    parser.add_argument("--address", metavar="ADDRESS", help="a running Ray cluster; default: Ray on this machine alone")
+    parser.add_argument("--gpus-per-trial", type=float, metavar="X", help="default: 1 where there are GPUs")
+    parser.add_argument("--deterministic", action="store_true", help="bit-equal results on GPUs too (slower)")
+    return parser
+
+
+def _default_data_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vicreg-sweeps"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A checked command."""
+
+    options: argparse.Namespace
+    plan: Plan
+    store: Store
+    uri: str
+    gpus_per_trial: float
+    introduction: str
+
+
+def _prepare(options: argparse.Namespace) -> _Job:
+    """Checks everything that can be checked before anything is started or written; collects all faults."""
+    faults: list[str] = []
+
+    def collect(function: Callable[[], T], otherwise: T) -> T:
+        try:
+            return function()
+        except InputError as error:
+            faults.extend(error.faults)
+            return otherwise
+
+    address = options.address or os.environ.get("RAY_ADDRESS")
+    if options.grid is None:
+        raise InputError(f"--grid is missing; there are {', '.join(list_grids())}, or name a .yaml file")
+    grid = collect(lambda: load_grid(options.grid), None)
+    settings: Fields = collect(lambda: parse_settings(options.set), {})
+    seeds = collect(lambda: _seeds(options.seeds), None)
+    uri = options.tracking_uri or tracking.default_uri(options.storage)
+    if not options.dry_run:
+        collect(lambda: tracking.check(uri), None)
+        collect(lambda: _check_storage(options.storage), None)
+    if options.profile not in ("auto", *PROFILES):
+        faults.append(f"--profile {options.profile}: choose from auto, {', '.join(PROFILES)}")
+    if address and options.profile == "auto":
+        faults.append(f"--profile: on a cluster ({address}) it must be named: {', '.join(PROFILES)}")
+    if options.gpus_per_trial is not None and options.gpus_per_trial < 0:
+        faults.append(f"--gpus-per-trial {options.gpus_per_trial}: a share of 0 or more is needed")
+    if grid is None or (faults and options.profile not in ("auto", *PROFILES)):
+        raise InputError(faults)
+
+    gpus = int(_cluster_gpus(address)) if address and not faults else gpus_of_this_machine()
+    profile, introduction = _choose_profile(options.profile, gpus)
+    if options.gpus_per_trial and options.gpus_per_trial > max(gpus, 0):
+        faults.append(f"--gpus-per-trial {options.gpus_per_trial}: Ray sees {gpus} GPU(s), a trial would wait for ever")
+    gpus_per_trial = (1.0 if gpus else 0.0) if options.gpus_per_trial is None else options.gpus_per_trial
+    arms = None if options.arms is None else [name.strip() for name in options.arms.split(",") if name.strip()]
+    if arms == []:
+        faults.append("--arms: no arm is named")
+    plan = collect(
+        lambda: make_plan(
+            grid, profile, settings=settings, seeds=seeds or grid.seeds, arms=arms or None, data_dir=options.data,
+            gpu=gpus_per_trial > 0, cpu_flags=cpu_flags(),
+        ),
+        None,
+    )  # fmt: skip
+    if plan is None or faults:
+        raise InputError(list(dict.fromkeys(faults)))
+    return _Job(options, plan, Store(options.storage), uri, gpus_per_trial, introduction)
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--seeds {text}: a number of seeds, or a list such as 0,3,4, is needed") from None
+    if len(numbers) == 1:
+        numbers = tuple(range(numbers[0])) if "," not in text else numbers
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise InputError(f"--seeds {text}: at least one seed, none negative, none twice")
+    return numbers
+
+
+def _check_storage(storage: Path) -> None:
+    existing = next(folder for folder in (storage, *storage.resolve().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"--storage {storage}: {existing} is no folder that can be written to")
+
+
+def _cluster_gpus(address: str) -> float:
+    from sweeps import scheduler
+
+    scheduler.connect(address)
+    return scheduler.total("GPU")
+
+
+def _choose_profile(wanted: str, gpus: int) -> tuple[str, str]:
+    sees = f"Ray sees {gpus} GPU(s)" if gpus else "Ray sees no GPU"
+    if wanted != "auto":
+        return wanted, f"profile {wanted}, as asked; {sees}"
+    profile = "cifar10" if gpus else "digits-m"
+    return profile, f"profile {profile}, because {sees} on this machine (--profile chooses: {', '.join(PROFILES)})"
+
+
+def _sweep(job: _Job, console: Console) -> int:
+    options, plan, store = job.options, job.plan, job.store
+    done = [key for key, trial in plan.trials.items() if store.is_done(trial)]
+    open_keys = [key for key in plan.trials if key not in done]
+    estimate = cost.estimate(plan, store, done, gpu=job.gpus_per_trial > 0)
+    console.print(job.introduction, highlight=False)
+    if options.dry_run:
+        _show_plan(job, done, estimate, console)
+        return DONE
+
+    skipped: dict[str, str] = {}
+    interrupted = False
+    if open_keys and not options.report_only:
+        skipped, interrupted, tracker = _run(job, open_keys, estimate, console)
+    else:
+        console.print(f"{plan.sweep}: {len(done)} of {len(plan.trials)} trials are done, nothing to train", highlight=False)
+        options.storage.mkdir(parents=True, exist_ok=True)
+        tracker = _tracker(job)
+    records = [store.record(trial, skipped=skipped.get(key)) for key, trial in plan.trials.items()]
+    for record in records:
+        if record.status != "open":
+            tracker.ended(record)
+    folder = options.storage / "sweeps" / plan.sweep
+    tables = report.write_tables(folder, plan, records)
+    save_json(folder / "sweep.json", {"sweep": plan.sweep, "profile": plan.profile, "base": plan.base.fields(),
+                                      "trials": {r.trial.key: [r.trial.arm, r.status, r.reason] for r in records}})  # fmt: skip
+    complete = all(record.status == "done" for record in records)
+    tracker.close(complete=complete, metrics=report.parent_metrics(records), artifacts=[*tables, folder / "sweep.json"])
+    return _conclude(job, records, tables, tracker, interrupted, console)
+
+
+def _tracker(job: _Job) -> tracking.Tracker:
+    return tracking.Tracker(job.uri, job.options.storage, job.plan, job.store, _command())
+
+
+def _command() -> str:
+    return shlex.join(["python", "sweeps/run.py", *sys.argv[1:]])
+
+
+def _run(
+    job: _Job, open_keys: list[str], estimate: cost.Estimate, console: Console
+) -> tuple[dict[str, str], bool, tracking.Tracker]:
+    """Loads the images, starts Ray and MLflow, and runs what is open; the tracker is left open."""
+    from sweeps import scheduler
+
+    options, plan = job.options, job.plan
+    images = _load_images(plan, open_keys, options.data)
+    options.storage.mkdir(parents=True, exist_ok=True)
+    tracker = _tracker(job)  # creates its tables while Ray starts
+    interrupted = False
+    skipped: dict[str, str] = {}
+    try:
+        scheduler.connect(options.address or os.environ.get("RAY_ADDRESS"))
+        slots = scheduler.slots(plan, job.gpus_per_trial)
+        expected = cost.wall_time(plan, estimate.seconds, slots)
+        console.print(
+            f"{plan.sweep}: {len(plan.trials)} trials, {len(plan.trials) - len(open_keys)} done already, "
+            f"{len(open_keys)} to run, {slots} at once; about {duration(expected)}, by {estimate.basis}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        with Progress(plan, estimate.seconds, slots, console) as progress:
+            skipped = scheduler.run(
+                plan, open_keys, images, options.storage.resolve(), gpus_per_trial=job.gpus_per_trial,
+                deterministic=options.deterministic, listeners=[progress, tracker],
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        scheduler.disconnect()
+    # Tune ends cleanly at a Ctrl-C, so what is neither done, failed nor skipped tells of one.
+    interrupted |= any(job.store.record(plan.trials[key], skipped=skipped.get(key)).status == "open" for key in open_keys)
+    return skipped, interrupted, tracker
+
+
+def _load_images(plan: Plan, open_keys: list[str], data_dir: Path) -> Images:
+    """Every image set that the open trials need, their parents' included; reports all faults at once."""
+    from sweeps.trial import Images
+
+    configs = [config for key in open_keys for config in _lineage(plan.trials[key].config)]
+    splits: dict[tuple[str, int | None], Splits] = {}
+    anomalies: dict[str, ImageSet] = {}
+    faults: list[str] = []
+    wanted: list[Callable[[], None]] = []
+
+    def load(dataset: str, subset: int | None) -> None:
+        splits[dataset, subset] = load_splits(dataset, data_dir, subset)
+
+    def load_anomaly_set(name: str) -> None:
+        anomalies[name] = load_anomalies(name, data_dir)
+
+    wanted += [partial(load, *which) for which in dict.fromkeys((c.dataset, c.train_subset) for c in configs)]
+    wanted += [partial(load_anomaly_set, name) for name in dict.fromkeys(n for c in configs for n in c.anomaly_datasets)]
+    for task in wanted:
+        try:
+            task()
+        except InputError as error:
+            faults += error.faults
+    for config in configs if not faults else ():
+        found = splits[config.dataset, config.train_subset]
+        try:
+            check_sizes(config, len(found.train), len(found.test))
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(list(dict.fromkeys(faults)))
+    return Images(splits, anomalies)
+
+
+def _lineage(config: TrialConfig) -> list[TrialConfig]:
+    return [config] + (_lineage(config.parent) if config.parent is not None else [])
+
+
+def _show_plan(job: _Job, done: list[str], estimate: cost.Estimate, console: Console) -> None:
+    plan = job.plan
+    shown = Table(title=f"{plan.sweep}: {plan.grid.question}", title_justify="left")
+    for name in ("arm", "seed", "state", "needs", "differs from base", "estimate"):
+        shown.add_column(name)
+    for key, trial in plan.trials.items():
+        needs = [plan.trials[need].arm if need in plan.trials else f"{need} (kept)" for need in plan.waits_for(trial)]
+        differs = [f"{name}: {mine}" if not isinstance(mine, dict) else name for name, (_, mine) in trial.differs.items()]
+        arm = " = ".join((trial.arm, *trial.aliases)) + (" (added)" if trial.added_for else "")
+        seed = "" if trial.config.method == "raw-pixels" else str(trial.config.seed)
+        state = "done" if key in done else "to evaluate" if job.store.is_trained(key) else "to do"
+        seconds = duration(estimate.seconds[key]) if key in estimate.seconds else ""
+        shown.add_row(arm, seed, state, ", ".join(needs), "; ".join(differs), seconds)
+    console.print(shown)
+    per_trial = "GPU" if job.gpus_per_trial else "core"
+    share = job.gpus_per_trial or plan.base.threads
+    hours = sum(estimate.seconds.values()) * share / 3600
+    slots = 1 if job.gpus_per_trial else max(1, (os.cpu_count() or 1) // plan.base.threads)
+    console.print(
+        f"{len(plan.trials)} trials, {len(done)} done already, {len(estimate.seconds)} to run: {hours:.2f} {per_trial}-hours, "
+        f"about {duration(cost.wall_time(plan, estimate.seconds, slots))} with {slots} at once, by {estimate.basis}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _conclude(
+    job: _Job, records: list[TrialRecord], tables: list[Path], tracker: tracking.Tracker, interrupted: bool, console: Console
+) -> int:
+    console.print(report.table(job.plan, report.summarize(records)))
+    for record in records:
+        for name, problem in record.problems.items():
+            console.print(f"{record.trial.title}: no {name}: {problem}", highlight=False, soft_wrap=True)
+        if record.status in ("failed", "skipped"):
+            console.print(f"{record.status} {record.trial.title}: {record.reason}", highlight=False, soft_wrap=True)
+    devices = {record.training.device for record in records if record.training}
+    if len(devices) > 1:
+        console.print(f"trials ran on different kinds of device: {'; '.join(sorted(devices))}", highlight=False)
+    console.print(f"tables: {'  '.join(map(str, tables))}", highlight=False, soft_wrap=True)
+    console.print(f"compare: {tracking.ui_command(job.uri)}", highlight=False, soft_wrap=True)
+    if tracker.problem:
+        print(f"error: MLflow lacks part of the results ({tracker.problem}); they are in the storage, and the same command "
+              "says them again", file=sys.stderr)  # fmt: skip
+    if interrupted:
+        print(f"interrupted; continue with: {_command()}", file=sys.stderr)
+        return INTERRUPTED
+    return DONE if all(record.status == "done" for record in records) and not tracker.problem else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Ray Tune as the scheduler of trials that depend on one another.
+
+Tune asks a searcher for the next trial. Ours hands one out when what it waits for is over, answers "nothing yet" while all that
+is left waits, and "finished" at the end; so free slots are never held by waiting trials. What a trial leaves behind is in the
+store, not in Tune's own state: a killed sweep is continued from the store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError
+from sweeps.events import Listener
+from sweeps.plan import Plan, Trial
+from sweeps.store import Store
+from sweeps.trial import Images, run_trial
+
+# Read by Tune when it is imported or started: every ready trial may wait for resources (an autoscaler then sees them all),
+# and no logger of Tune's writes files of its own.
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+_KEY = "trial_key"
+
+
+class Progression:
+    """Which trials are waiting, ready, running and over. Tells the listeners; knows nothing of Ray."""
+
+    def __init__(self, plan: Plan, open_keys: Sequence[str], store: Store, listeners: Sequence[Listener]) -> None:
+        self._plan, self._store, self._listeners = plan, store, listeners
+        self._waiting = list(open_keys)
+        self._over = set(plan.trials) - set(open_keys)
+        self._running: set[str] = set()
+        self._lost: dict[str, str] = {}  # failed or skipped -> reason
+        self._skipped: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles searcher and callbacks to restore a sweep, which the store does here."""
+        return {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to hand out."""
+        return not self._waiting
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Trials that were not tried -> why."""
+        return dict(self._skipped)
+
+    def take(self) -> Trial | None:
+        """The next trial whose needs are met, in the plan's order; None if all that is left waits."""
+        for key in self._waiting:
+            trial = self._plan.trials[key]
+            if all(need in self._over for need in self._plan.waits_for(trial)):
+                self._waiting.remove(key)
+                self._running.add(key)
+                return trial
+        return None
+
+    def started(self, key: str) -> None:
+        """A worker took a trial."""
+        self._tell(lambda listener: listener.started(self._plan.trials[key]))
+
+    def epoch(self, key: str, record: dict[str, float]) -> None:
+        """A trial reported an epoch."""
+        self._tell(lambda listener: listener.epoch(self._plan.trials[key], record))
+
+    def ended(self, key: str, error: str | None) -> None:
+        """A trial is over; the store knows how it went, save where its worker died."""
+        if key not in self._running:
+            return
+        self._running.discard(key)
+        trial = self._plan.trials[key]
+        record = self._store.record(trial)
+        if record.status != "done" and record.reason is None:
+            self._store.save_failure(key, error or "the worker ended without a result")
+            record = self._store.record(trial)
+        self._over.add(key)
+        if record.status != "done":
+            self._lost[key] = record.reason or "failed"
+        self._tell(lambda listener: listener.ended(record))
+        self._skip_dependents()
+
+    def _skip_dependents(self) -> None:
+        for key in list(self._waiting):
+            parent = self._plan.trials[key].parent
+            if parent in self._lost:
+                reason = f"its parent ({self._plan.trials[parent].title}) failed: {self._lost[parent]}"
+                self._waiting.remove(key)
+                self._over.add(key)
+                self._lost[key] = self._skipped[key] = reason
+                record = self._store.record(self._plan.trials[key], skipped=reason)
+                self._tell(lambda listener, record=record: listener.ended(record))
+                self._skip_dependents()
+                return
+
+    def _tell(self, message: Any) -> None:
+        for listener in self._listeners:
+            message(listener)
+
+
+class _DependencySearcher(Searcher):
+    """Hands Tune the trials of a progression."""
+
+    def __init__(self, progression: Progression) -> None:
+        super().__init__()
+        self._progression = progression
+        self._keys: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        trial = self._progression.take()
+        if trial is None:
+            return Searcher.FINISHED if self._progression.finished else None
+        self._keys[trial_id] = trial.key
+        return {_KEY: trial.key}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if not error and trial_id in self._keys:
+            self._progression.ended(self._keys[trial_id], None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the store is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class _Messages(tune.Callback):
+    """Passes what Tune reports on to the progression."""
+
+    def __init__(self, progression: Progression) -> None:
+        self._progression = progression
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._progression.started(trial.config[_KEY])
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if "record" in result:
+            self._progression.epoch(trial.config[_KEY], result["record"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        lines = str(trial.get_error() or "the worker died").strip().splitlines()
+        self._progression.ended(trial.config[_KEY], next((line for line in reversed(lines) if line.strip()), "failed"))
+
+
+def connect(address: str | None) -> None:
+    """Starts Ray on this machine, or joins the cluster at ``address``.
+
+    Raises:
+        InputError: if there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        return
+    if address is None:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--address {address}: no Ray cluster answers there ({reason})") from None
+
+
+def disconnect() -> None:
+    """Ends what :func:`connect` started; a cluster that was joined lives on."""
+    ray.shutdown()
+
+
+def total(resource: str) -> float:
+    """How much of a resource (``CPU``, ``GPU``) the connected cluster has."""
+    return float(ray.cluster_resources().get(resource, 0))
+
+
+def slots(plan: Plan, gpus_per_trial: float) -> int:
+    """How many trials run at once on the connected cluster."""
+    if gpus_per_trial:
+        return max(1, int(total("GPU") / gpus_per_trial))
+    return max(1, int(total("CPU") // _threads(plan)))
+
+
+def _threads(plan: Plan) -> int:
+    return min(max(trial.config.threads for trial in plan.trials.values()), max(1, int(total("CPU"))))
+
+
+def run(
+    plan: Plan,
+    open_keys: Sequence[str],
+    images: Images,
+    storage: Path,
+    *,
+    gpus_per_trial: float,
+    deterministic: bool,
+    listeners: Sequence[Listener],
+) -> dict[str, str]:
+    """Runs the open trials on the connected cluster.
+
+    Args:
+        plan: the plan.
+        open_keys: keys of the trials to run, in order.
+        images: the image sets, put into Ray's object store once.
+        storage: where trials are kept; every worker sees this path.
+        gpus_per_trial: share of a GPU for each trial; 0: CPUs only, as many as the trial has threads.
+        deterministic: see :func:`run_trial`.
+        listeners: told what happens.
+
+    Returns:
+        The trials that were skipped, and why.
+    """
+    progression = Progression(plan, open_keys, Store(storage), listeners)
+    trials = dict(plan.trials)
+
+    def trainable(config: dict[str, Any], trials: dict[str, Trial], images: Images) -> None:
+        trial = trials[config[_KEY]]
+        try:
+            run_trial(
+                trial,
+                images,
+                storage,
+                gpu=gpus_per_trial > 0,
+                deterministic=deterministic,
+                on_epoch=lambda record: tune.report({"record": record}),
+            )
+        except Exception as error:
+            import traceback
+
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            Store(storage).save_failure(trial.key, reason, traceback.format_exc())
+            raise
+
+    resources = {"CPU": 1.0, "GPU": gpus_per_trial} if gpus_per_trial else {"CPU": float(_threads(plan))}
+    scratch = Path(tempfile.mkdtemp(prefix="tune-", dir=storage))
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(trainable, trials=trials, images=images), tune.PlacementGroupFactory([resources])
+            ),
+            tune_config=tune.TuneConfig(
+                search_alg=_DependencySearcher(progression), num_samples=-1, reuse_actors=True, trial_name_creator=_name
+            ),
+            run_config=tune.RunConfig(
+                name="sweep", storage_path=str(scratch.resolve()), verbose=0, callbacks=[_Messages(progression)]
+            ),
+        )
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return progression.skipped
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config[_KEY])

@@ -1,0 +1,306 @@
+"""MLflow, written by the driver alone, from a thread of its own; the only file that imports mlflow.
+
+A sweep is one parent run, and each of its trials is one child, found again by its tags ``sweep`` and ``trial_key`` however
+often the sweep is continued. Every point carries the time at which it was stored, and what a child already holds is not said
+again, so saying everything twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.config import digest
+from core.errors import InputError
+from sweeps.plan import Plan, Trial
+from sweeps.store import Store, TrialRecord
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_BATCH = 1000  # metrics a call, MLflow's limit
+_HEALTH_SECONDS = 5.0
+#: What an epoch's record holds beside its metrics.
+_NO_METRICS = ("epoch", "time", "seconds")
+
+
+def default_uri(storage: Path) -> str:
+    """A SQLite file in the storage."""
+    return f"sqlite:///{(storage / 'mlflow.db').resolve()}"
+
+
+def check(uri: str) -> None:
+    """Raises InputError if nothing can be tracked at the URI; asks a server for its health, once and briefly."""
+    if uri.startswith(("http://", "https://")):
+        try:
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_HEALTH_SECONDS) as answer:
+                if answer.status != 200:
+                    raise InputError(f"--tracking-uri {uri}: the server is not healthy (status {answer.status})")
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise InputError(f"--tracking-uri {uri}: no MLflow server answers at /health ({reason})") from None
+    elif uri.startswith("sqlite:///"):
+        folder = Path(uri.removeprefix("sqlite:///")).parent
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not (existing.is_dir() and os.access(existing, os.W_OK)):
+            raise InputError(f"--tracking-uri {uri}: {existing} cannot be written to")
+    elif not re.match(r"^(postgresql|mysql|mssql|databricks)(\+\w+)?:|^databricks$", uri):
+        raise InputError(f"--tracking-uri {uri}: give http://..., sqlite:///FILE or another database (no folder of files)")
+
+
+def ui_command(uri: str) -> str:
+    """What to type to look at the runs."""
+    return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
+
+@dataclass
+class _Child:
+    run_id: str
+    status: str
+    tags: Mapping[str, str]
+    params: frozenset[str]
+    known: set[tuple[str, int]] | None = None  # (metric, step) that the run holds; None: not asked yet
+
+
+class Tracker:
+    """A listener that keeps MLflow's runs in step with the store."""
+
+    def __init__(self, uri: str, storage: Path, plan: Plan, store: Store, command: str) -> None:
+        self._uri, self._storage, self._plan, self._store, self._command = uri, storage, plan, store, command
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._children: dict[str, _Child] = {}
+        self._client: MlflowClient
+        self._experiment = ""
+        self._parent = ""
+        self._commit = _git_commit()
+        self.problem: str | None = None
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+        self._queue.put(self._open)
+
+    # -- called from the driver ------------------------------------------------------------------------------------------
+
+    def started(self, trial: Trial) -> None:
+        """A worker took the trial."""
+        self._queue.put(lambda: self._start(trial))
+
+    def epoch(self, trial: Trial, record: dict[str, float]) -> None:
+        """An epoch ended and is in the store."""
+        self._queue.put(lambda: self._log_history(self._child(trial), [record]))
+
+    def ended(self, record: TrialRecord) -> None:
+        """The trial is done, failed or skipped; also said of trials that the store held already."""
+        self._queue.put(lambda: self._end(record))
+
+    def close(self, *, complete: bool, metrics: Mapping[str, float], artifacts: list[Path]) -> None:
+        """Writes what is left, ends the parent run, and waits for it."""
+        self._queue.put(lambda: self._close(complete, metrics, artifacts))
+        self._queue.put(None)
+        self._thread.join()
+
+    # -- the thread ------------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (task := self._queue.get()) is not None:
+            if self.problem is not None:
+                continue  # the store holds everything; the next run of the same command says it
+            try:
+                task()
+            except Exception as error:  # a tracking server may fail in any way, and must not take the sweep with it
+                self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+    def _open(self) -> None:
+        # Without these, MLflow's client retries a dead server for over a minute, and reports its own use over the network.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        import logging
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+
+        if self._uri.startswith("sqlite:///"):
+            Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self._client = MlflowClient(self._uri)
+        name = self._plan.grid.name
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            self._experiment = experiment.experiment_id
+        else:
+            # A server keeps artifacts itself; without one they lie beside the database.
+            location = None if self._uri.startswith("http") else (self._storage / "artifacts").resolve().as_uri()
+            self._experiment = self._client.create_experiment(name, artifact_location=location)
+        parents = self._search(f"tags.sweep = '{self._plan.sweep}' and tags.role = 'sweep'")
+        if parents:
+            self._parent = parents[0].info.run_id
+            self._client.update_run(self._parent, status="RUNNING")
+        else:
+            tags = {"role": "sweep", "mlflow.runName": self._plan.sweep}
+            self._parent = self._client.create_run(self._experiment, tags=tags).info.run_id
+            self._log_params(self._parent, self._plan.base, frozenset())
+        for key, value in {
+            **self._shared_tags(), "grid": name, "question": self._plan.grid.question, "command": self._command,
+        }.items():  # fmt: skip
+            self._client.set_tag(self._parent, key, value)
+        for run in self._search(f"tags.sweep = '{self._plan.sweep}' and tags.role = 'trial'"):
+            child = _Child(run.info.run_id, run.info.status, run.data.tags, frozenset(run.data.params))
+            self._children[run.data.tags["trial_key"]] = child
+
+    def _search(self, query: str) -> list[Any]:
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment], query, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _shared_tags(self) -> dict[str, str]:
+        from core.loss import CONVENTION
+
+        tags = {"sweep": self._plan.sweep, "profile": self._plan.profile, "loss_convention": CONVENTION}
+        return tags | ({"git_commit": self._commit} if self._commit else {})
+
+    def _child(self, trial: Trial) -> _Child:
+        if trial.key in self._children:
+            return self._children[trial.key]
+        tags = self._shared_tags() | {
+            "role": "trial",
+            "arm": ", ".join((trial.arm, *trial.aliases)),
+            "trial_key": trial.key,
+            "mlflow.parentRunId": self._parent,
+            "mlflow.runName": trial.title,
+        }
+        if trial.parent:
+            tags["parent_trial_key"] = trial.parent
+        if trial.added_for:
+            tags["added_for"] = ", ".join(trial.added_for)
+        run = self._client.create_run(self._experiment, tags=tags)
+        child = _Child(run.info.run_id, "RUNNING", tags, frozenset(), set())
+        self._children[trial.key] = child
+        self._log_params(child.run_id, trial.config, child.params)
+        return child
+
+    def _log_params(self, run_id: str, config: Any, present: frozenset[str]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, value) for key, value in _params(config).items() if key not in present]
+        self._client.log_batch(run_id, params=params)
+
+    def _start(self, trial: Trial) -> None:
+        child = self._child(trial)
+        if child.status != "RUNNING":
+            self._client.update_run(child.run_id, status="RUNNING")
+            child.status = "RUNNING"
+
+    def _log_history(self, child: _Child, history: list[dict[str, float]]) -> None:
+        self._log(child, [
+            (name, value, int(record["time"] * 1000), int(record["epoch"]))
+            for record in history
+            for name, value in record.items()
+            if name not in _NO_METRICS
+        ])  # fmt: skip
+
+    def _log(self, child: _Child, points: list[tuple[str, float, int, int]]) -> None:
+        from mlflow.entities import Metric
+
+        if child.known is None:
+            names = self._client.get_run(child.run_id).data.metrics
+            child.known = {
+                (name, point.step) for name in names for point in self._client.get_metric_history(child.run_id, name)
+            }
+        points = [(metric_name(name), value, moment, step) for name, value, moment, step in points]
+        new = [point for point in points if (point[0], point[3]) not in child.known]
+        for start in range(0, len(new), _BATCH):
+            batch = new[start : start + _BATCH]
+            self._client.log_batch(child.run_id, metrics=[Metric(*point) for point in batch])
+            child.known |= {(name, step) for name, _, _, step in batch}
+
+    def _end(self, record: TrialRecord) -> None:
+        trial = record.trial
+        child = self._child(trial)
+        said = digest([record.status, record.reason, dict(record.metrics), dict(record.problems), trial.arm, trial.aliases])
+        if child.tags.get("said") == said and child.status == _STATUS[record.status]:
+            return
+        tags = {"status": record.status}
+        if record.reason:
+            tags["reason"] = record.reason[:5000]
+        if record.training is not None:
+            history = list(record.training.history)
+            self._log_history(child, history)
+            per_epoch = set(history[-1]) if history else set()
+            step, moment = len(history), int(record.evaluated * 1000)
+            final = [(name, value, moment, step) for name, value in record.metrics.items() if name not in per_epoch]
+            self._log(child, final)
+            tags["device"] = record.training.device
+            tags["epochs_trained"] = str(record.training.epochs_trained)
+        if record.problems:
+            tags["problems"] = json.dumps(dict(record.problems))[:5000]
+        if record.status == "done":
+            for name in ("config.json", "encoder.pt"):
+                if (self._store.folder(trial.key) / name).is_file():
+                    self._client.log_artifact(child.run_id, str(self._store.folder(trial.key) / name))
+        for name, value in (tags | {"said": said}).items():
+            self._client.set_tag(child.run_id, name, value)
+        for name in ("reason", "problems"):
+            if name in child.tags and name not in tags:
+                self._client.delete_tag(child.run_id, name)
+        self._client.set_terminated(child.run_id, status=_STATUS[record.status])
+        child.status, child.tags = _STATUS[record.status], {**child.tags, **tags, "said": said}
+
+    def _close(self, complete: bool, metrics: Mapping[str, float], artifacts: list[Path]) -> None:
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self._parent, metrics=[Metric(metric_name(k), v, now, 0) for k, v in metrics.items()])
+        for path in artifacts:
+            self._client.log_artifact(self._parent, str(path))
+        self._client.set_terminated(self._parent, status="FINISHED" if complete else "FAILED")
+
+
+_STATUS = {"done": "FINISHED", "failed": "FAILED", "skipped": "KILLED", "open": "RUNNING"}
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow takes: other characters become underscores, double slashes single ones."""
+    return re.sub(r"/{2,}", "/", re.sub(r"[^\w.\-:/ ]", "_", name))
+
+
+def _params(config: Any) -> dict[str, str]:
+    """The fields that apply, dotted, as texts; lists and the parent as JSON."""
+    fields = config.outcome_fields() | {"threads": config.threads, "anomaly_datasets": list(config.anomaly_datasets)}
+    if config.needs_parent and config.parent is not None:
+        own = config.parent.outcome_fields()
+        fields["parent"] = {name: value for name, value in own.items() if fields.get(name) != value}
+    params: dict[str, str] = {}
+    for name, value in fields.items():
+        if name == "augmentation":
+            params |= {f"augmentation.{inner}": json.dumps(given) for inner, given in value.items()}
+        else:
+            params[name] = value if isinstance(value, str) else json.dumps(value)
+    return params
+
+
+def _git_commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
