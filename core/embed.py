@@ -56,7 +56,8 @@ def embed(encoder: nn.Sequential, images: ImageSet, device: torch.device | str =
                 backbones.append(backbone.float().cpu())
     finally:
         encoder.train(was_training)
-    return Features(torch.cat(representations).numpy(), torch.cat(backbones).numpy(), images.labels)
+    representation, backbone_features = (np.asarray(torch.cat(p), dtype=np.float32) for p in (representations, backbones))
+    return Features(representation, backbone_features, images.labels)
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:

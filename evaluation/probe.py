@@ -44,7 +44,8 @@ def logistic_probe(train: Labelled, validation: Labelled, test: Labelled) -> Pro
     Features are standardised with train's mean and deviation (constant ones are left at zero), so the result does not depend on
     their scale: a collapsed representation that still holds traces of the image is not shown up by this number. The
     strength of the L2 penalty is the one with the best validation accuracy, the stronger where two are equal; each fit starts
-    from the one before. The probe is not refitted on validation.
+    from the one before, and none is weaker than the first whose validation accuracy is more than one standard error below the
+    best (weak penalties take longest). The probe is not refitted on validation.
 
     Args:
         train: points [N, D] float32 with labels [N] int64; likewise validation and test.
@@ -67,6 +68,9 @@ def logistic_probe(train: Labelled, validation: Labelled, test: Labelled) -> Pro
             accuracy = float(np.mean(predictions == test[1]))
             converged = int(np.max(model.n_iter_)) < _MAX_ITERATIONS
             best = Probe(predictions, accuracy, l2, validation_accuracy, converged)
+        error = np.sqrt(best.validation_accuracy * (1 - best.validation_accuracy) / len(xv))
+        if validation_accuracy < best.validation_accuracy - error:
+            break
     assert best is not None
     return best
 

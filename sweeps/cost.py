@@ -71,9 +71,23 @@ def estimate(plan: Plan, store: Store, done: Collection[str], *, gpu: bool) -> E
     return Estimate(seconds, measured, basis)
 
 
+def by_critical_path(plan: Plan, seconds: Mapping[str, float]) -> list[str]:
+    """The open trials, those first that have the longest way to go: their own time and that of what waits for them."""
+    ways: dict[str, float] = {}
+
+    def way(key: str) -> float:
+        if key not in ways:
+            followers = [other for other in seconds if key in plan.waits_for(plan.trials[other])]
+            ways[key] = seconds[key] + max(map(way, followers), default=0.0)
+        return ways[key]
+
+    return sorted(seconds, key=way, reverse=True)
+
+
 def wall_time(plan: Plan, seconds: Mapping[str, float], slots: int) -> float:
     """Seconds until the last trial ends, when ``slots`` trials run at once and each waits for what it needs."""
-    waiting = {key: {need for need in plan.waits_for(plan.trials[key]) if need in seconds} for key in seconds}
+    order = by_critical_path(plan, seconds)
+    waiting = {key: {need for need in plan.waits_for(plan.trials[key]) if need in seconds} for key in order}
     running: list[tuple[float, str]] = []
     now = 0.0
     while waiting or running:

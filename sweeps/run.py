@@ -247,7 +247,7 @@ def _run(
         )  # fmt: skip
         with Progress(plan, estimate.seconds, slots, console) as progress:
             skipped = scheduler.run(
-                plan, open_keys, images, options.storage.resolve(), gpus_per_trial=job.gpus_per_trial,
+                plan, cost.by_critical_path(plan, estimate.seconds), images, options.storage.resolve(), gpus_per_trial=job.gpus_per_trial,
                 deterministic=options.deterministic, listeners=[progress, tracker],
             )  # fmt: skip
     except KeyboardInterrupt:

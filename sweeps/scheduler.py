@@ -237,6 +237,7 @@ def run(
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             Store(storage).save_failure(trial.key, reason, traceback.format_exc())
             raise
+        tune.report({"done": True})  # Tune prints a line for a trial that never reported anything
 
     resources = {"CPU": 1.0, "GPU": gpus_per_trial} if gpus_per_trial else {"CPU": float(_threads(plan))}
     scratch = Path(tempfile.mkdtemp(prefix="tune-", dir=storage))
