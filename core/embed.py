@@ -69,5 +69,5 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
 
 def pixels(images: ImageSet) -> Features:
     """Raw pixels in [0, 1] as features."""
-    flat = images.images.reshape(len(images), -1).astype(np.float32) / 255
+    flat = images.images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
     return Features(flat, flat, images.labels)

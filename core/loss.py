@@ -8,7 +8,7 @@ The loss is ``lambda * s(Z, Z') + mu * [v(Z) + v(Z')] + nu * [c(Z) + c(Z')]`` (e
   ours: ``mu = 25`` there is ``mu = 12.5`` here, and ``mu = 25`` here is ``mu = 50`` there;
 * c, the covariance (eq. 3 and 4), the two views summed.
 
-Everything is computed in float32 even under autocast (float64 inputs stay float64). The constant ``CONVENTION`` names these
+Everything is computed in float32 even under autocast (float64 inputs stay float64; the variance's hinge is taken in float64). The constant ``CONVENTION`` names these
 choices in every run's tags.
 """
 
@@ -46,7 +46,7 @@ def variance(z: Tensor, gamma: float = 1.0, epsilon: float = 1e-4) -> Tensor:
 
     The variance is the unbiased one, over the actual batch.
     """
-    return _hinge(_variances(_centered(z)), gamma, epsilon)
+    return _hinge(_variances(_centered(z)), gamma, epsilon, z.dtype)
 
 
 def covariance(z: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def vicreg_loss(
         za, zb = _at_least_float32(za), _at_least_float32(zb)
         ca, cb = _centered(za), _centered(zb)
         s = invariance(za, zb)
-        v = _hinge(_variances(ca), gamma, epsilon) + _hinge(_variances(cb), gamma, epsilon)
+        v = _hinge(_variances(ca), gamma, epsilon, ca.dtype) + _hinge(_variances(cb), gamma, epsilon, cb.dtype)
         c = _off_diagonal(ca) + _off_diagonal(cb)
         return LossTerms(lambda_ * s + mu * v + nu * c, s, v, c)
 
@@ -101,11 +101,12 @@ def _centered(z: Tensor) -> Tensor:
 
 
 def _variances(centered: Tensor) -> Tensor:
-    return centered.square().sum(dim=0) / (len(centered) - 1)
+    """[B, D] -> [D] float64: where a deviation is close to gamma, their float32 difference would be mostly rounding."""
+    return centered.double().square().sum(dim=0) / (len(centered) - 1)
 
 
-def _hinge(variances: Tensor, gamma: float, epsilon: float) -> Tensor:
-    return torch.relu(gamma - torch.sqrt(variances + epsilon)).mean()
+def _hinge(variances: Tensor, gamma: float, epsilon: float, dtype: torch.dtype) -> Tensor:
+    return torch.relu(gamma - torch.sqrt(variances + epsilon)).mean().to(dtype)
 
 
 def _off_diagonal(centered: Tensor) -> Tensor:

@@ -83,7 +83,9 @@ def test_grey_equals_torchvisions(images: Tensor) -> None:
 
 def test_blur_equals_torchvisions(images: Tensor) -> None:
     sigma = torch.linspace(0.1, 2.0, N)
-    expected = torch.stack([F.gaussian_blur(image, [3, 3], [float(s), float(s)]) for image, s in zip(images, sigma, strict=True)])
+    expected = torch.stack(
+        [F.gaussian_blur(image, [3, 3], [float(s), float(s)]) for image, s in zip(images, sigma, strict=True)]
+    )
     assert_close(ours.blur(images, sigma), expected)
 
 
