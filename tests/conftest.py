@@ -1,0 +1,56 @@
+"""Fixtures shared by all tests: tiny image sets, configs that train in a second, real images where there are any."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.config import TrialConfig, make_config
+from core.datasets import ImageSet, Splits
+
+TINY: dict[str, Any] = {
+    "dataset": "digits-m",
+    "anomaly_datasets": ["digits-m-patches"],
+    "encoder": "small",
+    "representation_dim": 8,
+    "projector_dims": [16, 16],
+    "epochs": 2,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+    "precision": "fp32",
+    "threads": 1,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("real_data") and not os.environ.get("REAL_DATA"):
+            item.add_marker(pytest.mark.skip(reason="REAL_DATA names no folder of real images"))
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder with cifar10/ and mnist/."""
+    return Path(os.environ["REAL_DATA"])
+
+
+def tiny_config(**changes: Any) -> TrialConfig:
+    return make_config(TINY | changes)
+
+
+def image_set(n: int, classes: int = 4, seed: int = 0) -> ImageSet:
+    """Images whose class shows in their mean colour, with noise."""
+    draw = np.random.RandomState(seed)
+    labels = np.arange(n) % classes
+    colour = np.random.RandomState(99).randint(40, 216, (classes, 3, 1, 1))
+    images = (colour[labels] + draw.normal(0, 40, (n, 3, 32, 32))).clip(0, 255).astype(np.uint8)
+    return ImageSet(images, labels.astype(np.int64), tuple("abcdefghij"[:classes]))
+
+
+@pytest.fixture(scope="session")
+def splits() -> Splits:
+    return Splits(image_set(80), image_set(16, seed=1), image_set(48, seed=2))

@@ -1,0 +1,100 @@
+"""Pairing strategies: every one keeps its promise; one contract for all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from core.neighbors import nearest, neighbor_table
+from core.pairing import PAIRINGS, PairingContext, pair_statistics
+from core.rng import generator
+
+
+def context(n: int = 200, classes: int = 5, purity: float = 1.0, seed: int = 0) -> PairingContext:
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(classes, size=n)
+    points = (draw.normal(size=(n, 6)) + 2 * labels[:, None]).astype(np.float32)
+    return PairingContext(labels, neighbor_table(points, 3), purity)
+
+
+@pytest.mark.parametrize("name", PAIRINGS)
+def test_contract(name: str) -> None:
+    given = context()
+    partners = [PAIRINGS[name].partners(given, generator(0, "partners", epoch)) for epoch in (1, 1, 2)]
+    assert partners[0].shape == (200,) and partners[0].dtype == np.int64
+    assert partners[0].min() >= 0 and partners[0].max() < 200
+    assert np.array_equal(partners[0], partners[1]), "a function of seed and epoch alone"
+    if name != "augment":
+        assert not np.array_equal(partners[0], partners[2]), "drawn anew each epoch"
+        assert not (partners[0] == np.arange(200)).any(), "never itself"
+
+
+def test_neighbors_come_from_the_table() -> None:
+    given = context()
+    assert given.neighbors is not None
+    draws = np.stack([PAIRINGS["neighbors"].partners(given, generator(0, "p", e)) for e in range(60)])
+    for i in range(200):
+        assert set(draws[:, i]) == set(given.neighbors[i]), "all k of them are drawn, and nothing else"
+
+
+def test_class_partners_are_of_the_class() -> None:
+    given = context()
+    partners = PAIRINGS["class"].partners(given, generator(0, "p", 1))
+    assert (given.labels[partners] == given.labels).all()
+
+
+@pytest.mark.parametrize("purity", [0.0, 0.35, 0.8])
+def test_class_purity_is_what_was_asked_for(purity: float) -> None:
+    given = context(n=20_000, purity=purity)
+    partners = [PAIRINGS["class"].partners(PairingContext(given.labels, None, purity), generator(0, "p", 1))]
+    assert pair_statistics(given, partners).label_purity == pytest.approx(purity, abs=0.015)
+
+
+def test_impure_partners_are_spread_over_all_other_classes() -> None:
+    labels = np.repeat([0, 1, 2, 3], [500, 500, 500, 1500])
+    given = PairingContext(labels, None, 0.0)
+    partners = PAIRINGS["class"].partners(given, generator(0, "p", 1))
+    counts = np.bincount(labels[partners[labels == 0]], minlength=4)
+    assert counts[0] == 0 and counts[3] == pytest.approx(300, abs=60) and counts[1] == pytest.approx(100, abs=40)
+
+
+def test_an_image_alone_in_its_class_is_its_own_partner() -> None:
+    given = PairingContext(np.array([0, 0, 0, 1]), None, 1.0)
+    assert PAIRINGS["class"].partners(given, generator(0, "p", 1))[3] == 3
+
+
+def test_statistics_count_pairs_and_partners() -> None:
+    given = PairingContext(np.array([0, 0, 1, 1]))
+    found = pair_statistics(given, [np.array([1, 0, 0, 2]), np.array([1, 2, 3, 2])])
+    assert found.label_purity == pytest.approx((3 / 4 + 3 / 4) / 2)
+    assert found.distinct_partners == 4
+
+
+def test_neighbors_equal_brute_force_and_exclude_the_point_itself() -> None:
+    points = np.random.default_rng(0).normal(size=(300, 7)).astype(np.float32) + 1000  # far from the origin
+    distances = np.linalg.norm(points[:, None].astype(np.float64) - points, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    expected = np.argsort(distances, axis=1)[:, :5]
+    assert (neighbor_table(points, 5) == expected).mean() > 0.999  # float32 may swap near-ties
+    found, _ = nearest(points, points[:10], 1)
+    np.testing.assert_allclose(found[:, 0], 0, atol=1e-2)
+
+
+def test_duplicates_do_not_make_a_point_its_own_neighbour() -> None:
+    points = np.zeros((10, 3), dtype=np.float32)
+    table = neighbor_table(points, 3)
+    assert table.shape == (10, 3)
+    assert not (table == np.arange(10)[:, None]).any()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_points_that_are_not_finite_are_refused(broken: float) -> None:
+    points = np.zeros((5, 2), dtype=np.float32)
+    points[3, 1] = broken
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        neighbor_table(points, 2)
+
+
+def test_more_neighbours_than_points_are_refused() -> None:
+    with pytest.raises(ValueError, match="6 neighbours asked for among 5 points"):
+        neighbor_table(np.zeros((5, 2), dtype=np.float32), 5)

@@ -1,0 +1,190 @@
+"""Training: exact resume, what it leaves alone, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import core.train as module
+from core.config import TrialConfig
+from core.datasets import Splits
+from core.errors import InputError, NonFiniteLossError
+from core.models import build_encoder
+from core.train import TERMS, Checkpoint, Trained, learning_rate, train, untrained_encoder
+from tests.conftest import image_set, tiny_config
+
+
+class Died(Exception):
+    pass
+
+
+def weights(trained: Trained) -> dict[str, torch.Tensor]:
+    return {**trained.encoder.state_dict(), **{f"p.{k}": v for k, v in trained.projector.state_dict().items()}}
+
+
+def assert_same_bits(one: Trained, other: Trained) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    timings = {"time", "seconds", "images_per_second"}
+    for x, y in zip(one.history, other.history, strict=True):
+        assert {k: v for k, v in x.items() if k not in timings} == {k: v for k, v in y.items() if k not in timings}
+
+
+def run_in_two(config: TrialConfig, splits: Splits, stop: int, parent: nn.Sequential | None) -> Trained:
+    """Trains to ``stop``, dies in the epoch after, and resumes from the copied checkpoint."""
+    kept: list[Checkpoint] = []
+
+    def keep(checkpoint: Checkpoint) -> None:
+        if checkpoint.epoch > stop:
+            raise Died
+        kept.append(copy.deepcopy(checkpoint))
+
+    with pytest.raises(Died):
+        train(config, splits, parent=parent, on_epoch=keep)
+    torch.rand(17), np.random.rand(3)  # whatever state the generators are in does not matter
+    return train(config, splits, parent=parent, resume=kept[-1])
+
+
+@pytest.mark.parametrize("pairing", ["augment", "neighbors", "class"])
+@pytest.mark.parametrize("changes", [{}, {"schedule": "cosine", "warmup_epochs": 1.5}, {"optimizer": "sgd"}], ids=str)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(splits: Splits, pairing: str, changes: dict[str, Any]) -> None:
+    config = tiny_config(epochs=4, pairing=pairing, **changes)
+    parent = train(tiny_config(epochs=1), splits).encoder if pairing == "neighbors" else None
+    assert_same_bits(train(config, splits, parent=parent), run_in_two(config, splits, 2, parent))
+
+
+def test_a_longer_trial_continues_a_shorter_one_bit_for_bit(splits: Splits) -> None:
+    kept: list[Checkpoint] = []
+    train(tiny_config(epochs=2), splits, on_epoch=lambda checkpoint: kept.append(copy.deepcopy(checkpoint)))
+    continued = train(tiny_config(epochs=4), splits, resume=kept[-1])
+    assert_same_bits(train(tiny_config(epochs=4), splits), continued)
+
+
+def test_bf16_trains_with_float32_weights_and_statistics(splits: Splits) -> None:
+    config = tiny_config(encoder="resnet18", precision="bf16", epochs=1)
+    trained = train(config, splits)
+    assert {value.dtype for value in trained.encoder.state_dict().values()} == {torch.float32, torch.int64}
+    assert not torch.equal(trained.encoder.state_dict()["backbone.bn1.running_var"], torch.ones(64))
+
+
+def test_arms_of_one_seed_start_from_the_same_weights(splits: Splits) -> None:
+    base = untrained_encoder(tiny_config(), splits).state_dict()
+    other = untrained_encoder(tiny_config(mu=0, pairing="class", epochs=9), splits).state_dict()
+    another = untrained_encoder(tiny_config(seed=1), splits).state_dict()
+    assert all(torch.equal(base[name], other[name]) for name in base)
+    assert not torch.equal(base["backbone.0.weight"], another["backbone.0.weight"])
+
+
+def test_test_loss_is_the_same_for_the_same_weights_and_leaves_them_alone(splits: Splits) -> None:
+    run = module._Run(tiny_config(encoder="resnet18"), splits, torch.device("cpu"), None)
+    run.train_epoch(1)
+    before = copy.deepcopy(run.encoder.state_dict())
+    first, second = run.test_loss(1), run.test_loss(2)
+    assert first == second
+    after = run.encoder.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_history_holds_every_term(splits: Splits) -> None:
+    record = train(tiny_config(epochs=1), splits).history[0]
+    for part in ("train", "test"):
+        for term in TERMS:
+            assert math.isfinite(record[f"{part}/{term}"])
+        combined = 25 * record[f"{part}/invariance"] + 25 * record[f"{part}/variance"] + record[f"{part}/covariance"]
+        assert record[f"{part}/loss"] == pytest.approx(combined, rel=1e-5)
+    assert record["epoch"] == 1 and record["images_per_second"] > 0
+
+
+def test_every_arm_takes_the_same_number_of_steps(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    original = module._Run._loss
+    monkeypatch.setattr(module._Run, "_loss", lambda self, views: (steps.append(len(views)), original(self, views))[1])
+    for pairing in ("augment", "pixel-neighbors", "class", "random"):
+        steps.clear()
+        train(tiny_config(epochs=1, pairing=pairing, batch_size=24), splits)
+        assert steps == [48, 48, 48]  # 80 images: three whole batches of two views, eight images left out
+
+
+def test_joint_forward_changes_batch_norm_statistics_only_where_asked(splits: Splits) -> None:
+    config = tiny_config(encoder="resnet18", epochs=1)
+    separate, joint = train(config, splits), train(config.replace(joint_forward=True), splits)
+    name = "backbone.bn1.num_batches_tracked"
+    assert int(separate.encoder.state_dict()[name]) == 2 * int(joint.encoder.state_dict()[name])
+
+
+def test_stops_at_the_first_loss_that_is_not_finite(splits: Splits) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"epoch 1, step \d+"):
+        train(tiny_config(optimizer="sgd", learning_rate=1e12), splits)
+
+
+def test_a_test_loss_that_is_not_finite_stops_too(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module._Run, "train_epoch", lambda self, epoch: _poison(self))
+    with pytest.raises(NonFiniteLossError, match="test loss is not finite after epoch 1"):
+        train(tiny_config(), splits)
+
+
+def _poison(run: Any) -> dict[str, float]:
+    with torch.no_grad():
+        run.projector[-1].weight[0, 0] = torch.nan
+    return {}
+
+
+def test_too_few_images_are_refused_before_anything_starts(splits: Splits) -> None:
+    with pytest.raises(InputError) as error:
+        train(tiny_config(batch_size=100, pairing="pixel-neighbors", neighbors_k=48), splits)
+    assert len(error.value.faults) == 3  # the batch twice, the test images' neighbours
+
+
+def test_a_pairing_that_needs_a_parent_says_so(splits: Splits) -> None:
+    with pytest.raises(ValueError, match="needs the parent's encoder"):
+        train(tiny_config(pairing="neighbors"), splits)
+
+
+def test_learning_rate_schedules() -> None:
+    constant = tiny_config(epochs=10, warmup_epochs=2)
+    assert [learning_rate(constant, p) for p in (0, 1, 2, 9.9)] == pytest.approx([0, 5e-4, 1e-3, 1e-3])
+    cosine = tiny_config(epochs=10, warmup_epochs=2, schedule="cosine")
+    assert [learning_rate(cosine, p) for p in (2, 6, 10)] == pytest.approx([1e-3, 5e-4, 0])
+
+
+def test_encoders_normalise_with_the_train_images(splits: Splits) -> None:
+    encoder = untrained_encoder(tiny_config(), splits)
+    x = torch.from_numpy(splits.train.images).float() / 255
+    normalized = encoder[0](x)
+    torch.testing.assert_close(normalized.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normalized.std(dim=(0, 2, 3), unbiased=False), torch.ones(3), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "dim", "backbone_dim"), [("small", 64, 64), ("resnet18", 128, 512)])
+def test_encoder_shapes(name: str, dim: int, backbone_dim: int) -> None:
+    encoder = build_encoder(tiny_config(encoder=name, representation_dim=dim), torch.zeros(3), torch.ones(3)).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert encoder(images).shape == (2, dim)
+    assert encoder[:2](images).shape == (2, backbone_dim)
+
+
+def test_resnet18_keeps_the_resolution_in_its_stem() -> None:
+    encoder = build_encoder(tiny_config(encoder="resnet18", representation_dim=128), torch.zeros(3), torch.ones(3))
+    stem = encoder[1].conv1  # type: ignore[union-attr]
+    assert (stem.kernel_size, stem.stride, stem.padding) == ((3, 3), (1, 1), (1, 1))  # type: ignore[union-attr]
+    parameters = sum(p.numel() for p in encoder[1].parameters())
+    assert parameters == 11_168_832  # ResNet-18 for CIFAR without its classifier (11,173,962 with it, less 5,130)
+
+
+def test_pair_statistics_of_training(splits: Splits) -> None:
+    assert train(tiny_config(), splits).pairs.label_purity == 1.0
+    random = train(tiny_config(pairing="random", epochs=3), splits).pairs
+    assert 0.1 < random.label_purity < 0.4
+    assert random.distinct_partners > 70
+
+
+def test_small_image_sets_work_to_the_last_image() -> None:
+    tiny = Splits(image_set(16), image_set(4), image_set(16))
+    assert len(train(tiny_config(epochs=1), tiny).history) == 1
