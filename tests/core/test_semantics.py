@@ -35,7 +35,9 @@ def test_a_tiny_run_gives_the_recorded_losses(pairing: str, splits: Splits) -> N
 
 def test_the_key_of_a_config_is_the_recorded_one() -> None:
     key = trial_key(tiny_config(), {"digits-m": "digits-m-1"})
-    assert key == GOLDEN_KEY, "keys changed: every trial kept so far would be trained again; if that is meant, record the new key"
+    assert key == GOLDEN_KEY, (
+        "keys changed: every trial kept so far would be trained again; if that is meant, record the new key"
+    )
 
 
 def test_the_fixture_itself_is_unchanged() -> None:

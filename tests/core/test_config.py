@@ -1,0 +1,141 @@
+"""TrialConfig: faults are named, all at once; keys hold what matters and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.config import PROFILES, TrialConfig, make_config, resolve_precision, trial_key
+from core.errors import InputError
+from tests.conftest import tiny_config
+
+IDS = {"digits-m": "digits-m-1", "cifar10": "cifar10-x"}
+
+
+def key(config: TrialConfig) -> str:
+    return trial_key(config, IDS)
+
+
+def faults(**fields: object) -> tuple[str, ...]:
+    with pytest.raises(InputError) as error:
+        make_config(fields, "arm x")
+    return error.value.faults
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"lamda": 1}, ("lamda", "did you mean 'lambda'", "mu")),
+        ({"mu": -1}, ("mu", "-1")),
+        ({"mu": float("nan")}, ("mu", "nan")),
+        ({"mu": "many"}, ("mu", "'many'")),
+        ({"epochs": 0}, ("epochs", "0")),
+        ({"epochs": 1.5}, ("epochs", "1.5")),
+        ({"batch_size": 1}, ("batch_size", "1")),
+        ({"epsilon": 0}, ("epsilon", "0")),
+        ({"pairing": "neighbours"}, ("pairing", "'neighbours'", "pixel-neighbors")),
+        ({"encoder": "resnet50"}, ("encoder", "'resnet50'", "resnet18, small")),
+        ({"dataset": "cifar"}, ("dataset", "'cifar'", "folder:PATH")),
+        ({"dataset": "digits-m-patches"}, ("dataset", "digits-m-patches")),
+        ({"anomaly_datasets": ["minst"]}, ("anomaly_datasets", "'minst'", "digits-m-patches")),
+        ({"anomaly_datasets": ["mnist", "mnist"]}, ("anomaly_datasets", "twice")),
+        ({"augmentation": {"crops": 1}}, ("augmentation.crops", "did you mean 'crop'")),
+        ({"augmentation": {"crop": [1.0, 0.2]}}, ("crop", "no range")),
+        ({"augmentation": {"flip": 2}}, ("augmentation.flip", "2")),
+        ({"augmentation": {"hue": 0.7}}, ("augmentation.hue", "0.7")),
+        ({"pair_purity": 1.1}, ("pair_purity", "1.1")),
+        ({"schedule": "cosine", "warmup_epochs": 30}, ("warmup_epochs", "30")),
+        ({"method": "simclr"}, ("method", "'simclr'", "vicreg")),
+        ({"projector_dims": []}, ("projector_dims",)),
+    ],
+    ids=str,
+)
+def test_a_fault_is_named_with_its_value_and_the_choices(fields: dict[str, object], named: tuple[str, ...]) -> None:
+    found = faults(**fields)
+    assert len(found) == 1 and found[0].startswith("arm x: ")
+    for text in named:
+        assert text in found[0]
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    assert len(faults(mu=-1, epochs=0, lamda=3, augmentation={"flip": 2})) == 4
+    assert len(faults(pairing="x", encoder="y", dataset="z")) == 3
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        tiny_config().mu = 3  # type: ignore[misc]
+
+
+def test_fields_carry_their_public_names() -> None:
+    fields = tiny_config(**{"lambda": 3.0}).fields()
+    assert fields["lambda"] == 3.0 and "lambda_" not in fields
+    assert make_config(fields) == tiny_config(**{"lambda": 3.0})
+
+
+def test_the_text_of_a_number_is_a_number() -> None:
+    assert make_config({"learning_rate": "3e-4"}).learning_rate == 3e-4  # YAML 1.1 reads 3e-4 as a text
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_are_sound(profile: str) -> None:
+    config = make_config(PROFILES[profile])
+    assert (config.augmentation.flip == 0) == (profile == "digits-m")
+
+
+CHANGES = {
+    "mu": 3, "lambda": 3, "nu": 3, "gamma": 2, "epsilon": 1e-3, "pairing": "random", "encoder": "resnet18",
+    "representation_dim": 9, "projector_dims": [8], "dataset": "cifar10", "train_subset": 100, "augmentation": {"hue": 0},
+    "epochs": 9, "batch_size": 8, "optimizer": "sgd", "learning_rate": 1.0, "weight_decay": 1.0, "schedule": "cosine",
+    "warmup_epochs": 1, "joint_forward": True, "precision": "bf16", "seed": 5, "method": "untrained",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_what_changes_the_outcome_changes_the_key(field: str) -> None:
+    assert key(tiny_config(**{field: CHANGES[field]})) != key(tiny_config())
+
+
+def test_every_field_is_either_in_the_key_or_known_not_to_matter() -> None:
+    kept_out = {"threads", "anomaly_datasets", "parent", "neighbors_k", "pair_purity"}  # the last two where they apply
+    assert set(CHANGES) | kept_out == set(tiny_config().fields())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"threads": 2}, {"anomaly_datasets": ["digits-m-black"]}, {"neighbors_k": 7}, {"pair_purity": 0.3}],
+    ids=str,
+)
+def test_what_does_not_matter_to_training_leaves_the_key(changes: dict[str, object]) -> None:
+    assert key(tiny_config(**changes)) == key(tiny_config())
+
+
+def test_fields_that_do_not_apply_are_dropped() -> None:
+    raw = {"method": "raw-pixels"}
+    assert key(tiny_config(**raw, seed=3, mu=9, encoder="resnet18")) == key(tiny_config(**raw))
+    untrained = {"method": "untrained"}
+    assert key(tiny_config(**untrained, mu=9, epochs=3)) == key(tiny_config(**untrained))
+    assert key(tiny_config(**untrained, seed=3)) != key(tiny_config(**untrained))
+    pixel = {"pairing": "pixel-neighbors"}
+    assert key(tiny_config(**pixel, augmentation={"hue": 0})) == key(tiny_config(**pixel)), "neither view is augmented"
+    assert key(tiny_config(**pixel, neighbors_k=7)) != key(tiny_config(**pixel))
+
+
+def test_the_parents_outcome_and_the_data_are_part_of_the_key() -> None:
+    def child(**parent: object) -> TrialConfig:
+        return tiny_config(pairing="neighbors", parent=tiny_config(**parent).fields())
+
+    assert key(child(mu=1)) != key(child(mu=2))
+    assert key(child(threads=1)) == key(child(threads=2))
+    assert trial_key(tiny_config(), {"digits-m": "other"}) != key(tiny_config())
+
+
+def test_precision_is_resolved_by_what_pays() -> None:
+    amx = frozenset({"amx_bf16"})
+    small, resnet = tiny_config(precision="auto"), tiny_config(precision="auto", encoder="resnet18")
+    assert resolve_precision(small, gpu=False, cpu_flags=amx).precision == "fp32"
+    assert resolve_precision(resnet, gpu=False, cpu_flags=amx).precision == "bf16"
+    assert resolve_precision(resnet, gpu=False, cpu_flags=frozenset()).precision == "fp32"
+    assert resolve_precision(small, gpu=True, cpu_flags=frozenset()).precision == "bf16"
+    child = tiny_config(precision="fp32", pairing="neighbors", parent=resnet.fields())
+    resolved = resolve_precision(child, gpu=True, cpu_flags=frozenset())
+    assert resolved.precision == "fp32" and resolved.parent is not None and resolved.parent.precision == "bf16"
