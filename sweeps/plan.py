@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from core.config import PROFILES, TrialConfig, digest, make_config, resolve_precision, suggest, trial_key
 from core.datasets import identify
 from core.errors import InputError
+from core.pairing import PAIRINGS
 from evaluation.evaluate import METRICS
 
 GRIDS = Path(__file__).parent / "grids"
@@ -344,7 +345,8 @@ def _with_parent(fields: Fields, base_fields: Fields, where: str, depth: int = 0
     if "parent" in overrides:
         parent_fields["parent"] = overrides["parent"]
     at = f"{where}, its parent"
-    if depth > 0 and not overrides:
+    of_base = PAIRINGS.get(str(base_fields.get("pairing")))
+    if depth > 0 and not overrides and of_base is not None and of_base.table == "parent":
         raise InputError(
             f"{at}: base's own pairing is {config.pairing!r}, which needs a parent without end; "
             "say where it begins, e.g. parent: {pairing: augment}"

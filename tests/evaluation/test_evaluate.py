@@ -1,0 +1,126 @@
+"""The registry: every metric answers, or says why not; one that fails leaves the others alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from core.embed import Features, embed
+from core.pairing import PairStatistics
+from core.train import train
+from evaluation.baselines import embedder
+from evaluation.evaluate import METRICS, Evidence, Metric, evaluate, metric_ids
+from tests.conftest import image_set, tiny_config
+from tests.evaluation.test_numbers import blobs
+
+SETS = {"near": "id-1", "far": "id-2"}
+
+
+def features(n: int, seed: int, scale: float = 1.0) -> Features:
+    points, labels = blobs(n, seed=seed)
+    return Features(points * np.float32(scale), points[:, :3] * np.float32(scale), labels)
+
+
+def evidence(scale: float = 1.0, **changes: object) -> Evidence:
+    history = ({"projection_std": 0.9, "dead_dimensions": 0.0},)
+    given = {
+        "train": features(300, 0, scale), "validation": features(60, 1, scale), "test": features(100, 2, scale), "classes": 4,
+        "anomalies": {"near": features(50, 3, scale), "far": features(50, 4, 9 * scale)},
+        "history": history, "pairs": PairStatistics(0.5, 7), "untrained_probe_accuracy": 0.3,
+    }  # fmt: skip
+    return Evidence(**given | changes)  # type: ignore[arg-type]
+
+
+def everything(given: Evidence) -> tuple[dict[str, float | None], dict[str, str]]:
+    result = evaluate(given, list(metric_ids(dict.fromkeys(given.anomalies, "id"))))
+    return result.values, result.problems
+
+
+def test_every_metric_answers() -> None:
+    values, problems = everything(evidence())
+    assert problems == {}
+    assert set(values) == set(metric_ids(SETS))
+    assert all(value is not None and np.isfinite(value) for value in values.values())
+    assert values["anomaly_auc/far"] > values["anomaly_auc/near"]  # type: ignore[operator]
+
+
+def test_ids_change_with_version_and_anomaly_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = metric_ids(SETS)
+    assert before["anomaly_auc/near"] != before["anomaly_auc/far"]
+    old = METRICS["rankme"]
+    monkeypatch.setitem(METRICS, "rankme", Metric(old.function, old.better, old.meaning, version=old.version + 1))
+    assert {name for name, id_ in metric_ids(SETS).items() if id_ != before[name]} == {"rankme"}
+
+
+def test_rows_without_training_have_no_training_metrics() -> None:
+    values, problems = everything(evidence(history=(), pairs=None, has_backbone=False, untrained_probe_accuracy=None))
+    assert problems == {}
+    absent = {name for name, value in values.items() if value is None}
+    assert absent == {
+        "projection_std", "dead_dimensions", "probe_gain", "collapse_indicators", "pair_label_purity", "distinct_partners",
+        "probe_accuracy_backbone",
+    }  # fmt: skip
+
+
+def test_a_constant_representation_gives_results_or_statements() -> None:
+    constant = {
+        part: Features(np.ones((n, 4), np.float32), np.ones((n, 4), np.float32), np.arange(n) % 4)
+        for part, n in (("train", 80), ("validation", 20), ("test", 40))
+    }
+    values, problems = everything(evidence(**constant, anomalies={"near": constant["test"]}))
+    assert set(values) | set(problems) == set(metric_ids({"near": "x"}))
+    assert values["effective_rank"] == 1.0 and values["anomaly_auc/near"] == 0.5
+
+
+def test_nan_is_stated_metric_by_metric() -> None:
+    train = features(300, 0)
+    train.representation[5, 2] = np.nan
+    values, problems = everything(evidence(train=train))
+    assert "probe_accuracy" in problems and "anomaly_auc/near" in problems and "silhouette" in problems
+    assert "NaN" in problems["knn_accuracy"]
+    assert values["projection_std"] == 0.9, "what does not look at the representation is there"
+
+
+@pytest.mark.parametrize(
+    ("history", "untrained", "spoken"),
+    [
+        ({"projection_std": 0.9, "dead_dimensions": 0.0}, 0.3, 0),
+        ({"projection_std": 0.09, "dead_dimensions": 0.0}, 0.3, 1),
+        ({"projection_std": 0.09, "dead_dimensions": 0.6}, 0.3, 2),
+        ({"projection_std": 0.09, "dead_dimensions": 0.6}, 0.99, 3),
+    ],
+)
+def test_collapse_indicators(history: dict[str, float], untrained: float, spoken: int) -> None:
+    values, _ = everything(evidence(history=(history,), untrained_probe_accuracy=untrained))
+    assert values["collapse_indicators"] == spoken
+
+
+def test_a_gain_within_the_test_sets_error_is_none() -> None:
+    given = evidence()
+    accuracy = given.probe.accuracy
+    error = np.sqrt(2 * accuracy * (1 - accuracy) / 100)
+    for gain, spoken in ((1.5 * error, 1), (3 * error, 0)):
+        values, _ = everything(evidence(untrained_probe_accuracy=accuracy - gain))
+        assert values["collapse_indicators"] == spoken
+
+
+def test_embedding_leaves_the_encoder_as_it_was() -> None:
+    from core.datasets import Splits
+
+    splits = Splits(image_set(32), image_set(8, seed=1), image_set(16, seed=2))
+    encoder = train(tiny_config(epochs=1, encoder="resnet18", representation_dim=8), splits).encoder.train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    found = embed(encoder, splits.test)
+    assert encoder.training
+    assert all(bool((before[name] == value).all()) for name, value in encoder.state_dict().items())
+    assert found.representation.shape == (16, 8) and found.backbone.shape == (16, 512)
+
+
+def test_baselines_embed_pixels_and_initial_weights() -> None:
+    from core.datasets import Splits
+
+    splits = Splits(image_set(32), image_set(8, seed=1), image_set(16, seed=2))
+    raw = embedder(tiny_config(method="raw-pixels"), splits, "cpu")(splits.test)
+    np.testing.assert_allclose(raw.representation, splits.test.images.reshape(16, -1) / 255, atol=1e-7)
+    one, two = (embedder(tiny_config(method="untrained", seed=s), splits, "cpu")(splits.test) for s in (0, 1))
+    assert not np.array_equal(one.representation, two.representation)

@@ -1,0 +1,193 @@
+"""Every number against an independent reference: scikit-learn, scipy, or the paper's formula written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score, silhouette_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from evaluation import anomaly, clustering, retrieval, spectrum
+from evaluation.probe import GRADIENT_NORM, L2_STRENGTHS, logistic_probe, study_probe
+
+Points = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+def blobs(n: int, classes: int = 4, dim: int = 6, seed: int = 0, spread: float = 1.5) -> tuple[Points, Labels]:
+    draw = np.random.default_rng(seed)
+    centers = np.random.default_rng(77).normal(size=(classes, dim)) * 2
+    labels = draw.integers(classes, size=n)
+    return (centers[labels] + draw.normal(size=(n, dim)) * spread).astype(np.float32), labels
+
+
+# -- probes --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_probe_is_scikit_learns_at_the_chosen_strength() -> None:
+    train, validation, test = blobs(600), blobs(200, seed=1), blobs(400, seed=2)
+    scale = np.array([1e-4, 1, 100, 1, 1, 1], dtype=np.float32)
+    train, validation, test = ((points * scale, labels) for points, labels in (train, validation, test))
+    found = logistic_probe(train, validation, test)
+    scaler = StandardScaler().fit(train[0])
+    reference = LogisticRegression(C=1 / (found.l2 * 600), tol=1e-8, max_iter=10_000).fit(scaler.transform(train[0]), train[1])
+    assert found.converged and found.l2 in L2_STRENGTHS
+    assert (reference.predict(scaler.transform(test[0])) == found.predictions).mean() > 0.995
+    assert found.accuracy == pytest.approx(reference.score(scaler.transform(test[0]), test[1]), abs=0.005)
+
+
+def test_the_gradient_at_the_probes_solution_is_as_small_as_stated() -> None:
+    points, labels = blobs(600)
+    x = (points - points.mean(axis=0)) / points.std(axis=0)
+    l2 = 1e-3
+    model = LogisticRegression(C=1 / (l2 * len(x)), tol=GRADIENT_NORM, max_iter=2000).fit(x, labels)
+    p = model.predict_proba(x) - np.eye(4)[labels]
+    gradient = p.T @ x / len(x) + l2 * model.coef_
+    assert np.abs(gradient).max() <= GRADIENT_NORM * 1.5  # the stated meaning of scikit-learn's tol for L-BFGS
+
+
+def test_the_strength_is_chosen_on_validation_not_on_test() -> None:
+    draw = np.random.default_rng(0)
+    train = (draw.normal(size=(40, 60)).astype(np.float32), np.arange(40) % 2)  # pure noise, more dimensions than points
+    validation = (draw.normal(size=(500, 60)).astype(np.float32), np.arange(500) % 2)
+    one = logistic_probe(train, validation, blobs(50, classes=2, dim=60))
+    other = logistic_probe(train, validation, blobs(50, classes=2, dim=60, seed=9))
+    assert one.l2 == other.l2
+
+
+def test_the_probe_is_blind_to_scale_and_the_studies_probe_is_not() -> None:
+    train, validation, test = blobs(600), blobs(200, seed=1), blobs(400, seed=2)
+    tiny = [(points * np.float32(1e-3), labels) for points, labels in (train, validation, test)]
+    assert logistic_probe(*tiny).accuracy == pytest.approx(logistic_probe(train, validation, test).accuracy, abs=0.01)
+    many = blobs(6000)
+    assert study_probe(many, test, 4) > study_probe((many[0] * np.float32(1e-3), many[1]), tiny[2], 4) + 0.2
+
+
+def test_the_studies_probe_is_ten_epochs_of_adam() -> None:
+    import torch
+
+    from core.rng import generator
+
+    (x, y), (xt, yt) = blobs(100), blobs(300, seed=2)
+    layer = torch.nn.Linear(6, 4)
+    bound = 1 / np.sqrt(6)
+    initial = torch.from_numpy(generator(0, "study-probe").uniform(-bound, bound, (4, 7)).astype(np.float32))
+    with torch.no_grad():
+        layer.weight.copy_(initial[:, :6])
+        layer.bias.copy_(initial[:, 6])
+    optimizer = torch.optim.Adam(layer.parameters(), lr=3e-4)
+    for epoch in range(10):
+        order = generator(0, "study-probe/order", epoch).permutation(100)
+        for start in range(0, 100, 32):
+            batch = order[start : start + 32]
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(layer(torch.from_numpy(x[batch])), torch.from_numpy(y[batch])).backward()
+            optimizer.step()
+    expected = (layer(torch.from_numpy(xt)).argmax(dim=1).numpy() == yt).mean()
+    assert study_probe((x, y), (xt, yt), 4) == pytest.approx(expected, abs=1e-9)
+
+
+# -- anomalies -----------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_mean_distances_to_the_two_nearest() -> None:
+    train, queries = blobs(200)[0] + 50, blobs(30, seed=1)[0] + 50
+    distances = np.sort(np.linalg.norm(queries[:, None].astype(np.float64) - train, axis=2), axis=1)[:, :2]
+    np.testing.assert_allclose(anomaly.scores(train, queries), distances.mean(axis=1), rtol=1e-5)
+
+
+def test_auc_equals_the_share_of_pairs_in_order() -> None:
+    draw = np.random.default_rng(0)
+    normal, strange = draw.normal(size=300).round(1), (draw.normal(size=200) + 1).round(1)  # with ties
+    pairs = (strange[:, None] > normal).mean() + 0.5 * (strange[:, None] == normal).mean()
+    assert anomaly.auc(normal, strange) == pytest.approx(pairs, abs=1e-12)
+    assert anomaly.auc(normal, strange) == pytest.approx(roc_auc_score([0] * 300 + [1] * 200, [*normal, *strange]), abs=1e-12)
+    assert anomaly.auc(normal, strange[:1]) >= 0  # one anomaly is enough
+
+
+def test_fpr_at_95_tpr_by_counting() -> None:
+    draw = np.random.default_rng(1)
+    normal, strange = draw.normal(size=300), draw.normal(size=200) + 1
+    threshold = np.sort(strange)[10]  # 190 of 200 lie at or above it
+    assert anomaly.fpr_at_95_tpr(normal, strange) == pytest.approx((normal >= threshold).mean(), abs=1e-12)
+
+
+# -- clusters ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_silhouettes_equal_scikit_learns(offset: float) -> None:
+    points, labels = blobs(1500, spread=3)
+    points = points + np.float32(offset)
+    clusters = clustering.kmeans(points, 4).assignment
+    ours = clustering.silhouettes(points, [clusters, labels])
+    for value, assignment in zip(ours, (clusters, labels), strict=True):
+        assert value == pytest.approx(silhouette_score(points.astype(np.float64), assignment), abs=1e-6)
+
+
+def test_silhouette_with_a_point_alone_and_with_one_label() -> None:
+    points, labels = blobs(50)
+    labels[0] = 9
+    value, none = clustering.silhouettes(points, [labels, np.zeros(50, dtype=np.int64)])
+    assert value == pytest.approx(silhouette_score(points.astype(np.float64), labels), abs=1e-6)
+    assert np.isnan(none)
+
+
+def test_silhouette_of_equal_points_is_zero() -> None:
+    assert clustering.silhouettes(np.ones((20, 3), np.float32), [np.arange(20) % 2]) == [0.0]
+
+
+def test_cluster_accuracy_is_the_best_naming() -> None:
+    draw = np.random.default_rng(0)
+    labels, assignment = draw.integers(5, size=300), draw.integers(4, size=300)
+    table = np.array([[(labels == i)[assignment == j].sum() for j in range(4)] for i in range(5)])
+    rows, columns = linear_sum_assignment(-table)
+    assert clustering.cluster_accuracy(labels, assignment) == pytest.approx(table[rows, columns].sum() / 300)
+    assert clustering.cluster_accuracy(labels, (labels + 3) % 5) == 1.0
+
+
+def test_kmeans_is_repeatable_and_survives_a_collapsed_encoder() -> None:
+    points, _ = blobs(300)
+    assert np.array_equal(clustering.kmeans(points, 4).assignment, clustering.kmeans(points, 4).assignment)
+    assert clustering.kmeans(np.ones((50, 3), np.float32), 4).assignment.shape == (50,)
+
+
+# -- neighbours and spectra ----------------------------------------------------------------------------------------------
+
+
+def test_knn_accuracy_equals_scikit_learns() -> None:
+    (x, y), (xt, yt) = blobs(500, spread=3), blobs(200, seed=1, spread=3)
+    reference = KNeighborsClassifier(20, algorithm="brute").fit(x, y)
+    assert retrieval.knn_accuracy(x, y, xt, yt) == pytest.approx(reference.score(xt, yt), abs=1e-9)
+
+
+def test_rankme_is_its_formula() -> None:
+    z = np.random.default_rng(0).normal(size=(200, 20)) * np.geomspace(1, 1e-3, 20) + 0.3
+    s = np.linalg.svd(z, compute_uv=False)
+    p = s / s.sum() + 1e-7
+    assert spectrum.rankme(z.astype(np.float32)) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-6)
+
+
+def test_effective_rank_is_its_formula() -> None:
+    z = np.random.default_rng(0).normal(size=(200, 20)) * np.geomspace(1, 1e-3, 20) + 5
+    p = np.linalg.eigvalsh(np.cov(z.astype(np.float32).astype(np.float64), rowvar=False))
+    p = p / p.sum()
+    assert spectrum.effective_rank(z.astype(np.float32)) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-6)
+
+
+def test_ranks_of_known_representations() -> None:
+    orthonormal = np.linalg.qr(np.random.default_rng(0).normal(size=(100, 8)))[0].astype(np.float32)
+    assert spectrum.rankme(orthonormal) == pytest.approx(8, rel=1e-4)
+    line = np.outer(np.arange(50), [1, 2, 3]).astype(np.float32)
+    assert spectrum.effective_rank(line) == pytest.approx(1, abs=1e-6)
+    for constant in (np.zeros((10, 3), np.float32), np.ones((10, 3), np.float32)):
+        assert spectrum.effective_rank(constant) == 1.0
+        assert spectrum.rankme(constant) == pytest.approx(1, abs=1e-4)
+    wide = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)  # fewer points than dimensions
+    s = np.linalg.svd(wide.astype(np.float64), compute_uv=False)
+    p = s / s.sum() + 1e-7
+    assert spectrum.rankme(wide) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-6)

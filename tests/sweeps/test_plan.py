@@ -1,0 +1,211 @@
+"""From grids to trials: arms, lists, parents, continuations, sharing, and every fault at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import InputError
+from sweeps.plan import Grid, Plan, Trial, expand_arms, list_grids, load_grid, make_plan, parse_settings, select_arms
+
+
+def plan_of(grid_arms: dict[str, Any], tmp_path: Path, /, *, base: dict[str, Any] | None = None, **changes: Any) -> Plan:
+    grid = Grid(name="g", question="q", arms=grid_arms, base=base or {})
+    given: dict[str, Any] = {"settings": {}, "seeds": [0], "arms": None, "data_dir": tmp_path, "gpu": False}
+    return make_plan(grid, "digits-m", cpu_flags=frozenset(), **given | changes)
+
+
+def arm(plan: Plan, name: str) -> Trial:
+    return next(trial for trial in plan.trials.values() if name in (trial.arm, *trial.aliases))
+
+
+def faults(function: object, /, *args: Any, **kwargs: Any) -> str:
+    assert callable(function)
+    with pytest.raises(InputError) as error:
+        function(*args, **kwargs)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", list_grids())
+@pytest.mark.parametrize("profile", ["digits-m", "cifar10"])
+def test_grids_that_come_with_the_program_are_sound(name: str, profile: str, tmp_path: Path) -> None:
+    grid = load_grid(name)
+    plan = make_plan(
+        grid, profile, settings={}, seeds=grid.seeds, arms=None, data_dir=tmp_path, gpu=True, cpu_flags=frozenset()
+    )  # fmt: skip
+    arms = {name for trial in plan.trials.values() for name in (trial.arm, *trial.aliases)}
+    assert set(expand_arms(grid)) <= arms
+
+
+def test_the_ablations_are_the_studies() -> None:
+    assert list(expand_arms(load_grid("ablations"))) == [
+        "base", "no-variance", "no-invariance", "no-covariance", "invariance-only", "neighbors", "neighbors+augment", "class",
+        "random", "raw-pixels", "untrained",
+    ]  # fmt: skip
+
+
+def test_base_is_added_and_lists_make_arms() -> None:
+    grid = Grid(name="g", question="q", arms={"x": {"epochs": [1, 2], "mu": [0, 5]}, "y": {"projector_dims": [8, 8]},
+                                              "z": {"projector_dims": [[8], [9, 9]]}})  # fmt: skip
+    arms = expand_arms(grid)
+    assert list(arms) == ["base", "x/epochs=1/mu=0", "x/epochs=1/mu=5", "x/epochs=2/mu=0", "x/epochs=2/mu=5", "y",
+                          "z/projector_dims=8", "z/projector_dims=9x9"]  # fmt: skip
+    assert arms["y"] == {"projector_dims": [8, 8]} and arms["z/projector_dims=9x9"] == {"projector_dims": [9, 9]}
+    assert list(select_arms(arms, ["x", "y"])) == list(arms)[1:6]
+
+
+def test_later_lies_over_earlier(tmp_path: Path) -> None:
+    plan = plan_of({"x": {"mu": 3}}, tmp_path, base={"nu": 7, "epochs": 4}, settings={"epochs": 2})
+    config = arm(plan, "x").config
+    assert (config.mu, config.nu, config.epochs, config.encoder) == (3, 7, 2, "small")
+
+
+def test_a_parent_is_base_with_the_trials_own_seed_and_data(tmp_path: Path) -> None:
+    plan = plan_of({"n": {"pairing": "neighbors", "mu": 3, "epochs": 9, "train_subset": 1000}}, tmp_path,
+                   base={"nu": 7}, seeds=[4])  # fmt: skip
+    parent = arm(plan, "n").config.parent
+    assert parent is not None
+    assert (parent.mu, parent.nu, parent.epochs, parent.pairing) == (25, 7, 15, "augment"), "base's"
+    assert (parent.seed, parent.train_subset) == (4, 1000), "the trial's own"
+    added = [trial for trial in plan.trials.values() if trial.added_for]
+    assert [trial.added_for for trial in added] == [("n",)], "no arm comes to this parent: it is added and marked"
+    assert plan.waits_for(arm(plan, "n")) == (added[0].key,)
+
+
+def test_a_parent_that_is_base_is_shared_and_settings_reach_it(tmp_path: Path) -> None:
+    arms = {"n": {"pairing": "neighbors"}, "m": {"pairing": "neighbors+augment"}}
+    plan = plan_of(arms, tmp_path, settings={"epochs": 3, "augmentation": {"hue": 0}})
+    assert len(plan.trials) == 3
+    base = arm(plan, "base")
+    assert arm(plan, "n").parent == arm(plan, "m").parent == base.key
+    assert base.config.epochs == 3 and base.config.augmentation.hue == 0
+
+
+def test_a_parent_can_be_overridden_and_nested(tmp_path: Path) -> None:
+    arms = {
+        "a": {"pairing": "neighbors", "parent": {"mu": 0}},
+        "b": {"pairing": "neighbors", "parent": {"method": "untrained"}},
+        "c": {"pairing": "neighbors", "parent": {"pairing": "neighbors", "parent": {"pairing": "class"}}},
+    }
+    plan = plan_of(arms, tmp_path)
+    configs = {name: arm(plan, name).config.parent for name in arms}
+    assert configs["a"] is not None and configs["a"].mu == 0 and configs["a"].pairing == "augment"
+    assert configs["b"] is not None and configs["b"].method == "untrained"
+    assert configs["c"] is not None and configs["c"].parent is not None and configs["c"].parent.pairing == "class"
+    assert len([trial for trial in plan.trials.values() if trial.added_for]) == 4
+
+
+def test_a_parent_without_end_is_refused(tmp_path: Path) -> None:
+    assert "needs a parent without end" in faults(plan_of, {"x": {}}, tmp_path, base={"pairing": "neighbors"})
+    assert plan_of({"x": {}}, tmp_path, base={"pairing": "neighbors", "parent": {"pairing": "augment"}}).trials
+    assert "needs no parent" in faults(plan_of, {"x": {"parent": {"mu": 0}}}, tmp_path)
+
+
+def test_arms_only_still_bring_the_parents(tmp_path: Path) -> None:
+    plan = plan_of({"n": {"pairing": "neighbors"}, "o": {"mu": 0}}, tmp_path, arms=["n"])
+    assert [(trial.arm, trial.added_for) for trial in plan.trials.values()] == [("n", ()), ("parent of n", ("n",))]
+
+
+def test_epochs_share_a_lineage_unless_the_schedule_depends_on_them(tmp_path: Path) -> None:
+    plan = plan_of({"e": {"epochs": [2, 4, 8]}}, tmp_path, base={"epochs": 8})
+    assert len(plan.trials) == 3, "8 epochs is base"
+    by_epochs = {trial.config.epochs: trial for trial in plan.trials.values()}
+    assert plan.waits_for(by_epochs[8]) == (by_epochs[4].key,) and plan.waits_for(by_epochs[4]) == (by_epochs[2].key,)
+    assert by_epochs[8].shorter[3] == (4, by_epochs[4].key), "every shorter length is looked for in the store"
+    cosine = plan_of({"e": {"epochs": [2, 4]}}, tmp_path, settings={"schedule": "cosine"})
+    assert all(not trial.shorter for trial in cosine.trials.values())
+
+
+def test_seeds_give_a_trial_each_where_a_seed_matters(tmp_path: Path) -> None:
+    plan = plan_of({"raw": {"method": "raw-pixels"}, "u": {"method": "untrained"}}, tmp_path, seeds=[0, 1, 2])
+    counts = {name: sum(trial.arm == name for trial in plan.trials.values()) for name in ("base", "raw", "u")}
+    assert counts == {"base": 3, "raw": 1, "u": 3}
+    untrained = {trial.config.seed: trial.key for trial in plan.trials.values() if trial.arm == "u"}
+    assert all(trial.untrained == untrained[trial.config.seed] for trial in plan.trials.values() if trial.arm == "base")
+
+
+def test_a_sweep_is_its_name_and_base(tmp_path: Path) -> None:
+    one = plan_of({"x": {"mu": 0}}, tmp_path).sweep
+    assert plan_of({"x": {"mu": 0}, "y": {"nu": 0}}, tmp_path, seeds=[1, 2]).sweep == one, "more arms and seeds extend it"
+    assert plan_of({"x": {"mu": 0}}, tmp_path, settings={"epochs": 3}).sweep != one
+
+
+def test_what_differs_from_base_is_said(tmp_path: Path) -> None:
+    plan = plan_of({"x": {"mu": 3, "augmentation": {"hue": 0}}, "n": {"pairing": "pixel-neighbors"}}, tmp_path, seeds=[3])
+    assert arm(plan, "base").differs == {}
+    assert arm(plan, "x").differs["mu"] == (25.0, 3.0) and set(arm(plan, "x").differs) == {"mu", "augmentation"}
+    assert arm(plan, "n").differs["augmentation"][1] is None, "neither view is augmented"
+
+
+def test_settings_are_parsed_as_yaml_and_dotted() -> None:
+    parsed = parse_settings(
+        ["mu=3", "augmentation.flip=0", "projector_dims=[8, 8]", "dataset=folder:/a=b", "augmentation.hue=0"]
+    )
+    assert parsed == {"mu": 3, "augmentation": {"flip": 0, "hue": 0}, "projector_dims": [8, 8], "dataset": "folder:/a=b"}
+    assert faults(parse_settings, ["mu", "nu=[1"]).count("--set") == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"mu": 1}, ("--set mu", "varies it", "x/mu=0, x/mu=1")),
+        ({"seed": 1}, ("--set seed", "--seeds")),
+        ({"augmentation": {"hue": 0.2}}, ("--set augmentation.hue", "y")),
+        ({"augmentation": None}, ("--set augmentation", "y")),
+    ],
+)
+def test_a_setting_that_an_arm_varies_is_refused(settings: dict[str, Any], named: tuple[str, ...], tmp_path: Path) -> None:
+    arms = {"x": {"mu": [0, 1]}, "y": {"augmentation": {"hue": 0}}}
+    message = faults(plan_of, arms, tmp_path, settings=settings)
+    assert all(text in message for text in named)
+    assert plan_of(arms, tmp_path, settings={"augmentation": {"flip": 0.1}}).trials
+
+
+def test_all_faults_come_at_once_and_name_their_arm(tmp_path: Path) -> None:
+    message = faults(plan_of, {"x": {"mu": -1}, "y": {"lamda": 2}}, tmp_path, arms=["z"], settings={"epochs": 0, "seed": 2})
+    for text in ("--arms z", "there are base, x, y", "--set seed", "epochs", "arm x: mu", "arm y: unknown key 'lamda'"):
+        assert text in message
+    message = faults(plan_of, {"x": {"mu": -1}, "y": {"lamda": 2}}, tmp_path, settings={"dataset": "folder:/nowhere"})
+    assert "grid g, arm x: mu" in message and "grid g, arm y: unknown key 'lamda'" in message
+    assert "/nowhere" in faults(plan_of, {"x": {}}, tmp_path, settings={"dataset": "folder:/nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("arms: {x: {}}", ("question",)),
+        ("question: q\narms: {x: {}}\nbases: {}", ("unknown key 'bases'", "did you mean 'base'")),
+        ("question: q\narms: {}", ("arms",)),
+        ("question: q\narms: {x: {}}\nprimary: probe", ("'probe' is no metric", "probe_accuracy")),
+        ("question: q\narms: [x]", ("arms",)),
+        ("- x", ("a grid is a mapping",)),
+        ("question: [", ("no valid YAML",)),
+    ],
+)
+def test_a_grid_file_that_is_wrong_is_named_with_its_key(text: str, named: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    message = faults(load_grid, str(path))
+    assert str(path) in message
+    assert all(part in message for part in named)
+
+
+def test_a_grid_that_is_not_there() -> None:
+    assert "did you mean 'ablations'" in faults(load_grid, "ablation")
+    assert "there is no such file" in faults(load_grid, "nowhere/mine.yaml")
+
+
+def test_a_dry_run_loads_neither_torch_nor_mlflow(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom sweeps.run import main\n"
+        f"code = main(['--grid', 'ablations', '--dry-run', '--profile', 'digits-m', '--storage', {str(tmp_path / 'new')!r}])\n"
+        "print(code, sorted({'torch', 'mlflow', 'faiss', 'torchvision'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+    assert "neighbors+augment" in done.stdout and "11 trials, 0 done already" in done.stdout
+    assert not (tmp_path / "new").exists(), "nothing is written"

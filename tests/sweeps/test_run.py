@@ -1,0 +1,216 @@
+"""The command line: wrong input, and whole sweeps on Ray with a grid of tiny trials."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from PIL import Image
+
+from sweeps.store import Store
+from tests.conftest import TINY
+
+ROOT = Path(__file__).parents[2]
+BASE = {**TINY, "train_subset": 200, "batch_size": 32, "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def run(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        str(ROOT / "sweeps" / "run.py"),
+        "--profile",
+        "digits-m",
+        "--data",
+        str(cache),
+        *map(str, arguments),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=cache)
+
+
+def grid(tmp_path: Path, arms: dict[str, Any], **base: Any) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"question": "does it work?", "base": BASE | base, "arms": arms}))
+    return path
+
+
+def children(storage: Path) -> dict[str, Any]:
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    found = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id], "tags.role = 'trial'")]
+    return {f"{r.data.tags['sweep']} {r.data.tags['arm']}": r for r in found}
+
+
+# -- wrong input ---------------------------------------------------------------------------------------------------------
+
+
+def folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), *, broken: bool = False) -> Path:
+    for split in ("train", "test"):
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (32, 32), (i * 9, 7, 1)).save(root / split / name / f"{i}.png")
+    if broken:
+        (root / "train" / "cat" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--grid", "ablations", "--set", "lamda=3"], ["lamda", "did you mean 'lambda'", "projector_dims"]),
+        (["--grid", "epochs", "--set", "mu=-1"], ["mu", "-1", "greater than or equal to 0"]),
+        (["--grid", "ablations", "--set", "epochs=0"], ["epochs", "0"]),
+        (["--grid", "ablations", "--set", "mu=3"], ["--set mu", "varies it", "no-variance"]),
+        (["--grid", "ablations", "--arms", "base,neighbour"], ["--arms neighbour", "did you mean 'neighbors'", "random"]),
+        (["--grid", "ablation"], ["no such grid", "ablations, epochs, loss-weights, pairing"]),
+        (["--grid", "ablations", "--set", "dataset=folder:/nowhere"], ["folder:/nowhere", "no such folder"]),
+        (["--grid", "ablations", "--set", "dataset=folder:{one}"], ["{one}", "at least two class folders", "found cat"]),
+        (["--grid", "ablations", "--set", "dataset=folder:{broken}", "--set", "batch_size=2"], ["train/cat/2.png", "broken"]),
+        (["--grid", "ablations", "--tracking-uri", "http://127.0.0.1:9"], ["http://127.0.0.1:9", "no MLflow server answers"]),
+        (["--grid", "ablations", "--seeds", "none"], ["--seeds none"]),
+        (["--grid", "ablations", "--seeds", "0"], ["--seeds 0"]),
+        (["--grid", "ablations", "--profile", "imagenet"], ["--profile imagenet", "cifar10, digits-m"]),
+        (["--grid", "ablations", "--gpus-per-trial", "99"], ["--gpus-per-trial 99", "wait for ever"]),
+        (["--grid", "ablations", "--set", "train_subset=100"], ["batch_size: 256", "90 train images"]),
+        (["--grid", "ablations", "--storage", "{file}"], ["--storage", "{file}"]),
+        ([], ["--grid is missing", "ablations"]),
+        (["--grid", "ablations", "--arms", "x", "--seeds", "-1", "--set", "mu"], ["--arms x", "--seeds -1", "--set mu"]),
+    ],
+    ids=lambda value: " ".join(value)[:60],
+)
+def test_wrong_input_gets_one_message_and_starts_nothing(
+    arguments: list[str], named: list[str], tmp_path: Path, cache: Path
+) -> None:
+    paths = {"one": str(tmp_path / "one"), "broken": str(tmp_path / "broken"), "file": str(tmp_path / "file")}
+    folder(tmp_path / "one", ("cat",))
+    folder(tmp_path / "broken", broken=True)
+    (tmp_path / "file").write_text("x")
+    storage = [] if "--storage" in arguments else ["--storage", str(tmp_path / "results")]
+    started = time.monotonic()
+    done = run(cache, *(argument.format(**paths) for argument in arguments), *storage)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert time.monotonic() - started < 30
+    assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
+    for text in named:
+        assert text.format(**paths) in done.stderr
+    assert not (tmp_path / "results").exists(), "nothing is written"
+
+
+def test_lists_the_grids(cache: Path) -> None:
+    done = run(cache, "--list")
+    assert done.returncode == 0 and "ablations" in done.stdout and "What" in done.stdout
+
+
+# -- whole sweeps --------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_its_repetition_and_a_second_grid_that_shares_trials(tmp_path: Path, cache: Path) -> None:
+    storage = tmp_path / "results"
+    first = grid(tmp_path, {"n": {"pairing": "neighbors"}, "raw-pixels": {"method": "raw-pixels"}})
+    done = run(cache, "--grid", first, "--storage", storage)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("profile digits-m, as asked; Ray sees")
+    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout and "table.csv" in done.stdout
+    before = children(storage)
+    assert {name.split()[1] for name in before} == {"base", "n", "raw-pixels"}
+    assert {run.info.status for run in before.values()} == {"FINISHED"}
+    stamps = {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("*.*")}
+
+    started = time.monotonic()
+    again = run(cache, "--grid", first, "--storage", storage)
+    assert again.returncode == 0 and "3 of 3 trials are done, nothing to train" in again.stdout
+    assert time.monotonic() - started < 30
+    assert {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("*.*")} == stamps
+    assert {name: r.info.run_id for name, r in children(storage).items()} == {n: r.info.run_id for n, r in before.items()}
+
+    second = tmp_path / "other.yaml"
+    second.write_text(yaml.safe_dump({"question": "and this?", "base": BASE, "arms": {"z": {"mu": 0}}}))
+    done = run(cache, "--grid", second, "--storage", storage)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 trials, 1 done already, 1 to run" in done.stdout
+    new = {name: r for name, r in children(storage).items() if name.startswith("other-")}
+    assert {name.split()[1] for name in new} == {"base", "z"}
+    base = {r.data.tags["arm"]: r for r in new.values()}["base"]
+    assert base.info.status == "FINISHED" and base.data.metrics["train/loss"] > 0 and "probe_accuracy" in base.data.metrics
+
+
+def test_a_failing_trial_takes_only_its_dependents_with_it(tmp_path: Path, cache: Path) -> None:
+    storage = tmp_path / "results"
+    doomed = {"learning_rate": 1e30, "optimizer": "sgd"}
+    path = grid(tmp_path, {
+        "doomed": doomed,
+        "child": {"pairing": "neighbors", "parent": doomed},
+        "fine": {"mu": 0},
+    })  # fmt: skip
+    done = run(cache, "--grid", path, "--storage", storage)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "NonFiniteLossError: the loss is not finite" in done.stdout and "epoch 1" in done.stdout
+    assert "skipped child" in done.stdout and "its parent (doomed" in done.stdout
+    status = {name.split()[1]: r.info.status for name, r in children(storage).items()}
+    assert status == {"base": "FINISHED", "fine": "FINISHED", "doomed": "FAILED", "child": "KILLED"}
+    again = run(cache, "--grid", path, "--storage", storage)
+    assert again.returncode == 1 and "4 trials, 2 done already, 2 to run" in again.stdout, "the same command tries them again"
+
+
+def test_continuation_trains_the_longest_member_alone(tmp_path: Path, cache: Path) -> None:
+    path = grid(tmp_path, {"e": {"epochs": [1, 2, 4]}})
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    assert run(cache, "--grid", path, "--storage", together).returncode == 0
+    assert run(cache, "--grid", path, "--storage", alone, "--arms", "e/epochs=4").returncode == 0
+    trained = {key: Store(together).training(key) for key in Store(together).trial_keys()}
+    assert sorted(t.epochs_trained for t in trained.values() if t) == [1, 1, 2]
+    (key,) = (key for key in Store(alone).trial_keys() if (t := Store(alone).training(key)) and t.epochs_trained)
+    one, other = Store(together).results(key), Store(alone).results(key)
+    assert {i: r.value for i, r in one.items()} == {i: r.value for i, r in other.items()}
+
+
+@pytest.mark.slow
+def test_ray_sees_as_many_gpus_as_we_say() -> None:
+    code = (
+        "import ray; from sweeps.hardware import gpus_of_this_machine\n"
+        "ray.init(address='local', include_dashboard=False, log_to_driver=False)\n"
+        "assert int(ray.cluster_resources().get('GPU', 0)) == gpus_of_this_machine()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=os.environ)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_a_sweep_on_real_images_from_folders(tmp_path: Path, real_data: Path, cache: Path) -> None:
+    path = grid(tmp_path, {"n": {"pairing": "neighbors"}}, dataset=f"folder:{real_data / 'cifar10'}",
+                anomaly_datasets=[f"folder:{real_data / 'mnist'}"], train_subset=1000)  # fmt: skip
+    done = run(cache, "--grid", path, "--storage", tmp_path / "results")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(r.data.metrics["anomaly_auc"] > 0 for r in children(tmp_path / "results").values())
+
+
+@pytest.mark.slow
+def test_a_killed_driver_loses_nothing(tmp_path: Path, cache: Path) -> None:
+    """SIGKILL in the middle; the same command then ends with the results of an uninterrupted sweep, bit for bit."""
+    path = grid(tmp_path, {"n": {"pairing": "neighbors"}, "z": {"mu": 0}}, epochs=6, train_subset=1000)
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert run(cache, "--grid", path, "--storage", whole).returncode == 0
+    command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--profile", "digits-m", "--data", str(cache),
+               "--grid", str(path), "--storage", str(torn)]  # fmt: skip
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while not list(torn.glob("trials/*/checkpoint.pt")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        driver.kill()
+        driver.wait()
+    assert run(cache, "--grid", path, "--storage", torn).returncode == 0
+    tables = [next(storage.glob("sweeps/*/table.csv")).read_text() for storage in (whole, torn)]
+    assert tables[0] == tables[1]
+    assert {r.info.status for r in children(torn).values()} == {"FINISHED"}

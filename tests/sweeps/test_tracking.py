@@ -1,0 +1,169 @@
+"""MLflow: one parent, one level of children, said once however often it is said."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from core.errors import InputError
+from sweeps import tracking
+from sweeps.plan import Plan
+from sweeps.store import Store
+from sweeps.trial import Images, run_trial
+from tests.sweeps.test_engine import arm, tiny_plan
+from tests.sweeps.test_engine import images as images  # noqa: PLC0414
+
+ARMS = {"z": {"mu": 0}, "n": {"pairing": "neighbors"}}
+
+
+def tell(plan: Plan, storage: Path, uri: str, *, live: bool = False, skipped: dict[str, str] | None = None) -> None:
+    """What the driver does: everything the store knows, to a tracker of its own."""
+    store = Store(storage)
+    tracker = tracking.Tracker(uri, storage, plan, store, "python sweeps/run.py")
+    for key, trial in plan.trials.items():
+        record = store.record(trial, skipped=(skipped or {}).get(key))
+        if live and record.training:
+            tracker.started(trial)
+            for epoch in record.training.history:
+                tracker.epoch(trial, epoch)
+        if record.status != "open":
+            tracker.ended(record)
+    tracker.close(complete=not skipped, metrics={"trials_done": 1.0}, artifacts=[])
+    assert tracker.problem is None
+
+
+def runs(uri: str) -> tuple[Any, dict[str, Any]]:
+    client = MlflowClient(uri)
+    found = [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
+    parents = [run for run in found if run.data.tags["role"] == "sweep"]
+    assert len(parents) == 1
+    children = {run.data.tags["arm"]: run for run in found if run.data.tags["role"] == "trial"}
+    assert len(children) + 1 == len(found)
+    assert all(run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id for run in children.values())
+    return parents[0], children
+
+
+def points(uri: str, run: Any) -> list[tuple[str, int, float]]:
+    client = MlflowClient(uri)
+    return sorted((n, p.step, p.value) for n in run.data.metrics for p in client.get_metric_history(run.info.run_id, n))
+
+
+def test_children_hold_params_metrics_tags_and_artifacts(tmp_path: Path, images: Images) -> None:
+    plan, uri = tiny_plan(tmp_path, ARMS), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for name in ("base", "z", "n"):
+        run_trial(arm(plan, name), images, tmp_path)
+    tell(plan, tmp_path, uri, live=True)
+    parent, children = runs(uri)
+    assert parent.info.status == "FINISHED" and set(children) == {"base", "z", "n"}
+    assert all(run.info.status == "FINISHED" for run in children.values())
+    params, tags = children["n"].data.params, children["n"].data.tags
+    assert (
+        params["pairing"] == "neighbors" and params["neighbors_k"] == "3" and params["mu"] == "25.0" and params["seed"] == "0"
+    )
+    assert "augmentation.hue" not in params and children["base"].data.params["augmentation.hue"] == "0.1"
+    assert tags["parent_trial_key"] == arm(plan, "base").key and tags["sweep"] == plan.sweep and tags["profile"] == "digits-m"
+    assert tags["trial_key"] == arm(plan, "n").key and "git_commit" in tags and "v(Z) + v(Z')" in tags["loss_convention"]
+    said = points(uri, children["z"])
+    steps = {(name, step) for name, step, _ in said}
+    assert len(steps) == len(said), "each (metric, step) once"
+    for name in ("train/loss", "test/covariance", "projection_std", "images_per_second"):
+        assert {(name, 1), (name, 2)} <= steps
+    for name in ("probe_accuracy", "anomaly_auc", "anomaly_auc/digits-m-patches", "silhouette", "collapse_indicators"):
+        assert (name, 2) in steps and (name, 1) not in steps
+    client = MlflowClient(uri)
+    assert {item.path for item in client.list_artifacts(children["z"].info.run_id)} == {"config.json", "encoder.pt"}
+
+
+def test_saying_it_again_changes_nothing(tmp_path: Path, images: Images) -> None:
+    plan, uri = tiny_plan(tmp_path, ARMS), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run_trial(arm(plan, "base"), images, tmp_path)
+    tell(plan, tmp_path, uri, live=True)
+    _, before = runs(uri)
+    tell(plan, tmp_path, uri)
+    run_trial(arm(plan, "z"), images, tmp_path)
+    tell(plan, tmp_path, uri, live=True)
+    _, after = runs(uri)
+    assert before["base"].info.run_id == after["base"].info.run_id and set(after) == {"base", "z"}
+    assert points(uri, before["base"]) == points(uri, after["base"])
+
+
+def test_a_child_left_running_by_a_killed_driver_is_taken_over(tmp_path: Path, images: Images) -> None:
+    plan, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run_trial(arm(plan, "base"), images, tmp_path)
+    record = Store(tmp_path).record(arm(plan, "base"))
+    assert record.training is not None
+    killed = tracking.Tracker(uri, tmp_path, plan, Store(tmp_path), "x")
+    killed.started(arm(plan, "base"))
+    killed.epoch(arm(plan, "base"), record.training.history[0])
+    killed._queue.put(None)
+    killed._thread.join()
+    assert runs(uri)[1]["base"].info.status == "RUNNING"
+    tell(plan, tmp_path, uri)
+    _, children = runs(uri)
+    assert children["base"].info.status == "FINISHED"
+    said = points(uri, children["base"])
+    assert len({(name, step) for name, step, _ in said}) == len(said)
+
+
+def test_failed_and_skipped_trials_are_marked_and_recover(tmp_path: Path, images: Images) -> None:
+    plan, uri, store = tiny_plan(tmp_path, ARMS), f"sqlite:///{tmp_path / 'mlflow.db'}", Store(tmp_path)
+    store.save_failure(arm(plan, "base").key, "it broke")
+    tell(plan, tmp_path, uri, skipped={arm(plan, "n").key: "its parent failed"})
+    parent, children = runs(uri)
+    assert parent.info.status == "FAILED"
+    assert (children["base"].info.status, children["base"].data.tags["reason"]) == ("FAILED", "it broke")
+    assert (children["n"].info.status, children["n"].data.tags["status"]) == ("KILLED", "skipped")
+    for name in ("base", "z", "n"):
+        run_trial(arm(plan, name), images, tmp_path)
+    tell(plan, tmp_path, uri)
+    parent, after = runs(uri)
+    assert parent.info.status == "FINISHED" and after["n"].info.run_id == children["n"].info.run_id
+    assert {run.info.status for run in after.values()} == {"FINISHED"} and "reason" not in after["base"].data.tags
+
+
+def test_a_database_that_breaks_is_reported_and_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is no database, and longer than a header would be " * 10)
+    plan = tiny_plan(tmp_path, ARMS)
+    tracker = tracking.Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, plan, Store(tmp_path), "x")
+    tracker.started(arm(plan, "base"))
+    tracker.close(complete=True, metrics={}, artifacts=[])
+    assert tracker.problem is not None and "database" in tracker.problem
+
+
+class _Sick(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:  # noqa: N802
+        self.send_response(200 if self.server.healthy else 503)  # type: ignore[attr-defined]
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_server_is_asked_for_its_health() -> None:
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Sick)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    uri = f"http://127.0.0.1:{server.server_port}"
+    server.healthy = True  # type: ignore[attr-defined]
+    tracking.check(uri)
+    server.healthy = False  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"--tracking-uri http://127.0.0.1:\d+"):
+        tracking.check(uri)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(InputError, match="no MLflow server answers"):
+        tracking.check(uri)
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "ftp://x"])
+def test_what_cannot_be_tracked_to_is_refused(uri: str) -> None:
+    with pytest.raises(InputError, match="--tracking-uri"):
+        tracking.check(uri)
+
+
+def test_names_that_mlflow_takes() -> None:
+    assert tracking.metric_name("anomaly_auc/folder:/data//mnist (1)") == "anomaly_auc/folder:/data/mnist _1_"
