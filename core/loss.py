@@ -8,8 +8,8 @@ The loss is ``lambda * s(Z, Z') + mu * [v(Z) + v(Z')] + nu * [c(Z) + c(Z')]`` (e
   ours: ``mu = 25`` there is ``mu = 12.5`` here, and ``mu = 25`` here is ``mu = 50`` there;
 * c, the covariance (eq. 3 and 4), the two views summed.
 
-Everything is computed in float32 even under autocast (float64 inputs stay float64; the variance's hinge is taken in float64). The constant ``CONVENTION`` names these
-choices in every run's tags.
+Everything is computed in float32 even under autocast (float64 inputs stay float64), but the variance's hinge, a difference of
+nearly equal numbers once training works, in float64. The constant ``CONVENTION`` names these choices in every run's tags.
 """
 
 from __future__ import annotations

@@ -247,9 +247,14 @@ def _run(
         )  # fmt: skip
         with Progress(plan, estimate.seconds, slots, console) as progress:
             skipped = scheduler.run(
-                plan, cost.by_critical_path(plan, estimate.seconds), images, options.storage.resolve(), gpus_per_trial=job.gpus_per_trial,
-                deterministic=options.deterministic, listeners=[progress, tracker],
-            )  # fmt: skip
+                plan,
+                cost.by_critical_path(plan, estimate.seconds),
+                images,
+                options.storage.resolve(),
+                gpus_per_trial=job.gpus_per_trial,
+                deterministic=options.deterministic,
+                listeners=[progress, tracker],
+            )
     except KeyboardInterrupt:
         interrupted = True
     finally:

@@ -58,7 +58,7 @@ def test_train_and_test_share_neither_digit_nor_photograph_region(data_dir: Path
     assert not (digits[0] & digits[1] or digits[0] & digits[2] or digits[1] & digits[2])
     # Where patches were cut, by finding the strips: every test strip is no train strip.
     strips = {split: set() for split in ("train", "test")}  # type: ignore[var-annotated]
-    for split in strips:
+    for split, found in strips.items():
         rng = np.random.RandomState(0)
         photographs = digits_m._photographs()
         for _ in range(100):
@@ -68,7 +68,7 @@ def test_train_and_test_share_neither_digit_nor_photograph_region(data_dir: Path
                 at = np.argwhere((windows[:, :, 0, 0] == patch[0, 0, 0]) & (windows[:, :, 31, 31] == patch[31, 31, 0]))
                 hits = [(y, x) for y, x in at if np.array_equal(windows[y, x], patch[..., 0])]
                 if len(hits) == 1:
-                    strips[split].update((i, x // 64) for x in (hits[0][1], hits[0][1] + 31))
+                    found.update((i, x // 64) for x in (hits[0][1], hits[0][1] + 31))
     assert len(strips["train"]) > 5 and len(strips["test"]) > 3
     assert not strips["train"] & strips["test"]
 

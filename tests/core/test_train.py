@@ -20,7 +20,7 @@ from core.train import TERMS, Checkpoint, Trained, learning_rate, train, untrain
 from tests.conftest import image_set, tiny_config
 
 
-class Died(Exception):
+class DiedError(Exception):
     pass
 
 
@@ -43,10 +43,10 @@ def run_in_two(config: TrialConfig, splits: Splits, stop: int, parent: nn.Sequen
 
     def keep(checkpoint: Checkpoint) -> None:
         if checkpoint.epoch > stop:
-            raise Died
+            raise DiedError
         kept.append(copy.deepcopy(checkpoint))
 
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         train(config, splits, parent=parent, on_epoch=keep)
     torch.rand(17), np.random.rand(3)  # whatever state the generators are in does not matter
     return train(config, splits, parent=parent, resume=kept[-1])
@@ -125,7 +125,7 @@ def test_stops_at_the_first_loss_that_is_not_finite(splits: Splits) -> None:
 
 
 def test_a_test_loss_that_is_not_finite_stops_too(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._Run, "train_epoch", lambda self, epoch: _poison(self))
+    monkeypatch.setattr(module._Run, "train_epoch", lambda self, _epoch: _poison(self))
     with pytest.raises(NonFiniteLossError, match="test loss is not finite after epoch 1"):
         train(tiny_config(), splits)
 

@@ -236,7 +236,7 @@ def test_a_reason_written_by_the_worker_is_kept(tmp_path: Path) -> None:
 
 def test_wall_time_respects_slots_and_needs(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, CHAIN)
-    seconds = {key: 10.0 for key in plan.trials}
+    seconds = dict.fromkeys(plan.trials, 10.0)
     assert cost.wall_time(plan, seconds, 1) == 40
     assert cost.wall_time(plan, seconds, 4) == 30, "base, n, m one after another"
     assert cost.by_critical_path(plan, seconds)[0] == arm(plan, "base").key
@@ -270,7 +270,7 @@ def test_the_epochs_axis_is_costed_once(tmp_path: Path) -> None:
 def test_progress_tells_what_ended_and_the_time_left(tmp_path: Path) -> None:
     plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
     console = Console(record=True, width=120, force_terminal=False, file=(tmp_path / "log").open("w"))
-    seconds = {key: 100.0 for key in plan.trials}
+    seconds = dict.fromkeys(plan.trials, 100.0)
     progress = Progress(plan, seconds, 1, console)
     progress.started(arm(plan, "base"))
     progress.epoch(arm(plan, "base"), {"epoch": 1})

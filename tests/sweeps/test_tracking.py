@@ -136,7 +136,7 @@ def test_a_database_that_breaks_is_reported_and_stops_nothing(tmp_path: Path) ->
 
 
 class _Sick(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.send_response(200 if self.server.healthy else 503)  # type: ignore[attr-defined]
         self.end_headers()
 
