@@ -5,6 +5,7 @@ Sums differ in their last bits between one thread and two, so a trial's thread c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,9 @@ def compute_settings(threads: int, *, deterministic: bool = False) -> Iterator[N
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
     torch.set_num_threads(threads)
+    if deterministic:
+        # cuBLAS reads it when its first handle is made; without it torch refuses deterministic matrix products.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if torch.cuda.is_available():
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = not deterministic

@@ -25,7 +25,7 @@ def test_no_file_in_sweeps_bears_a_modules_name() -> None:
     names = {path.stem for path in (ROOT / "sweeps").glob("*.py")} - {"__init__"}
     assert not names & set(sys.stdlib_module_names)
     code = f"import importlib.util as u; print([n for n in {sorted(names)!r} if u.find_spec(n)])"
-    done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -199,6 +199,16 @@ def test_a_grid_that_is_not_there() -> None:
     assert "there is no such file" in faults(load_grid, "nowhere/mine.yaml")
 
 
+def test_the_readmes_grid_is_sound(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (tmp_path / "my_study.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    grid = load_grid(str(tmp_path / "my_study.yaml"))
+    plan = make_plan(
+        grid, "digits-m", settings={}, seeds=grid.seeds, arms=None, data_dir=tmp_path, gpu=False, cpu_flags=frozenset()
+    )  # fmt: skip
+    assert len(plan.trials) == 3 * (6 + 1), "base, two, two, one and its parent, for each of three seeds"
+
+
 def test_a_dry_run_loads_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom sweeps.run import main\n"

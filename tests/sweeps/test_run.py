@@ -196,6 +196,28 @@ def test_a_sweep_on_real_images_from_folders(tmp_path: Path, real_data: Path, ca
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_main_job(tmp_path: Path, cache: Path) -> None:
+    """``--grid ablations`` as the README gives it: every arm, within eight minutes, in the studies' order."""
+    started = time.monotonic()
+    command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--grid", "ablations", "--data", str(cache)]
+    done = subprocess.run([*command, "--storage", str(tmp_path / "results")], capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = done.stdout.splitlines()[0]
+    if "no GPU" not in first:
+        pytest.skip("this machine has a GPU: auto took the profile cifar10")
+    assert first.startswith("profile digits-m, because Ray sees no GPU on this machine")
+    assert time.monotonic() - started < 480
+    found = {r.data.tags["arm"]: r for r in children(tmp_path / "results").values()}
+    assert len(found) == 11 and {r.info.status for r in found.values()} == {"FINISHED"}
+    probe = {name: r.data.metrics["probe_accuracy"] for name, r in found.items()}
+    assert probe["base"] > probe["neighbors"] > probe["no-variance"]
+    assert probe["base"] > max(probe["raw-pixels"], probe["untrained"])
+    collapsed = {name: r.data.metrics.get("collapse_indicators") for name, r in found.items()}
+    assert collapsed["base"] == 0 and collapsed["no-variance"] == 3
+
+
+@pytest.mark.slow
 def test_a_killed_driver_loses_nothing(tmp_path: Path, cache: Path) -> None:
     """SIGKILL in the middle; the same command then ends with the results of an uninterrupted sweep, bit for bit."""
     path = grid(tmp_path, {"n": {"pairing": "neighbors"}, "z": {"mu": 0}}, epochs=6, train_subset=1000)
