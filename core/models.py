@@ -18,8 +18,6 @@ from core.rng import torch_seed
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from core.config import TrialConfig
-
 #: The side of the images, in pixels, that all encoders take.
 IMAGE_SIZE = 32
 
@@ -80,11 +78,13 @@ ENCODERS: dict[str, EncoderKind] = {
 }
 
 
-def build_encoder(config: TrialConfig, mean: Tensor, std: Tensor) -> nn.Sequential:
-    """The untrained encoder of a config: its initial weights depend on the seed and the architecture alone.
+def build_encoder(encoder: str, representation_dim: int, seed: int, mean: Tensor, std: Tensor) -> nn.Sequential:
+    """An untrained encoder: its initial weights depend on architecture, dimension and seed alone.
 
     Args:
-        config: names the architecture, the representation's dimension and the seed.
+        encoder: a key of ENCODERS.
+        representation_dim: dimensions of the representation.
+        seed: the trial's seed.
         mean: [3] float, the channels' mean over the train images.
         std: [3] float, the channels' standard deviation.
     """
@@ -92,18 +92,24 @@ def build_encoder(config: TrialConfig, mean: Tensor, std: Tensor) -> nn.Sequenti
 
     from core.layers import Normalize
 
-    with torch_seed(config.seed, "encoder"):
-        backbone, head = ENCODERS[config.encoder].build(config.representation_dim)
+    with torch_seed(seed, "encoder"):
+        backbone, head = ENCODERS[encoder].build(representation_dim)
     return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), backbone=backbone, head=head))
 
 
-def build_projector(config: TrialConfig) -> nn.Sequential:
-    """Linear, batch norm, ReLU for every layer but the last, which is linear without a bias (as the authors' code)."""
+def build_projector(representation_dim: int, dims: tuple[int, ...], seed: int) -> nn.Sequential:
+    """Linear, batch norm, ReLU for every layer but the last, which is linear without a bias (as the authors' code).
+
+    Args:
+        representation_dim: dimensions of its input.
+        dims: widths of its layers.
+        seed: the trial's seed.
+    """
     from torch import nn
 
-    widths = (config.representation_dim, *config.projector_dims)
+    widths = (representation_dim, *dims)
     layers: list[nn.Module] = []
-    with torch_seed(config.seed, "projector"):
+    with torch_seed(seed, "projector"):
         for before, after in pairwise(widths[:-1]):
             layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
         layers.append(nn.Linear(widths[-2], widths[-1], bias=False))

@@ -121,7 +121,8 @@ def untrained_encoder(config: TrialConfig, splits: Splits, device: torch.device 
     mean = sample.mean(axis=(0, 2, 3), dtype=np.float64) / 255
     std = sample.std(axis=(0, 2, 3), dtype=np.float64) / 255
     std = np.where(std > 0, std, 1.0)  # a channel that is constant stays as it is
-    return build_encoder(config, torch.from_numpy(mean), torch.from_numpy(std)).to(device)
+    statistics = torch.from_numpy(mean), torch.from_numpy(std)
+    return build_encoder(config.encoder, config.representation_dim, config.seed, *statistics).to(device)
 
 
 def learning_rate(config: TrialConfig, progress: float) -> float:
@@ -178,7 +179,7 @@ class _Run:
         self._layout = torch.channels_last if self._bf16 else torch.contiguous_format
         self.train_pairs = _Pairs(config, splits.train, device, parent)
         self.encoder = untrained_encoder(config, splits, device).to(memory_format=self._layout)
-        self.projector = build_projector(config).to(device)
+        self.projector = build_projector(config.representation_dim, config.projector_dims, config.seed).to(device)
         self.optimizer = _optimizer(config, [*self.encoder.parameters(), *self.projector.parameters()])
         self._test_views = self._fixed_views(_Pairs(config, splits.test, device, parent))
 

@@ -24,8 +24,9 @@ from core.datasets import ImageSet, Splits, load_anomalies, load_splits
 from core.errors import InputError
 from core.files import save_json
 from sweeps import cost, report, tracking
+from sweeps.grid import Fields, list_grids, load_grid, parse_settings
 from sweeps.hardware import cpu_flags, gpus_of_this_machine
-from sweeps.plan import Fields, Plan, list_grids, load_grid, make_plan, parse_settings
+from sweeps.plan import Plan, make_plan
 from sweeps.progress import Progress, duration
 from sweeps.store import Store, TrialRecord
 

@@ -164,14 +164,14 @@ def test_encoders_normalise_with_the_train_images(splits: Splits) -> None:
 
 @pytest.mark.parametrize(("name", "dim", "backbone_dim"), [("small", 64, 64), ("resnet18", 128, 512)])
 def test_encoder_shapes(name: str, dim: int, backbone_dim: int) -> None:
-    encoder = build_encoder(tiny_config(encoder=name, representation_dim=dim), torch.zeros(3), torch.ones(3)).eval()
+    encoder = build_encoder(name, dim, 0, torch.zeros(3), torch.ones(3)).eval()
     images = torch.rand(2, 3, 32, 32)
     assert encoder(images).shape == (2, dim)
     assert encoder[:2](images).shape == (2, backbone_dim)
 
 
 def test_resnet18_keeps_the_resolution_in_its_stem() -> None:
-    encoder = build_encoder(tiny_config(encoder="resnet18", representation_dim=128), torch.zeros(3), torch.ones(3))
+    encoder = build_encoder("resnet18", 128, 0, torch.zeros(3), torch.ones(3))
     stem = encoder[1].conv1  # type: ignore[union-attr]
     assert (stem.kernel_size, stem.stride, stem.padding) == ((3, 3), (1, 1), (1, 1))  # type: ignore[union-attr]
     parameters = sum(p.numel() for p in encoder[1].parameters())

@@ -15,7 +15,8 @@ from rich.console import Console
 from core.datasets import ImageSet, Splits
 from evaluation.evaluate import METRICS, Metric
 from sweeps import cost, report
-from sweeps.plan import Grid, Plan, Trial, make_plan
+from sweeps.grid import Grid
+from sweeps.plan import Plan, Trial, make_plan
 from sweeps.progress import Progress, duration
 from sweeps.scheduler import Progression
 from sweeps.store import Result, Store, Training, TrialRecord

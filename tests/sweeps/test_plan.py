@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from core.errors import InputError
-from sweeps.plan import Grid, Plan, Trial, expand_arms, list_grids, load_grid, make_plan, parse_settings, select_arms
+from sweeps.grid import Grid, expand_arms, list_grids, load_grid, parse_settings, select_arms
+from sweeps.plan import Plan, Trial, make_plan
 
 
 def plan_of(grid_arms: dict[str, Any], tmp_path: Path, /, *, base: dict[str, Any] | None = None, **changes: Any) -> Plan:
