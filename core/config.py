@@ -9,21 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from core.datasets import describe_datasets, is_dataset
+from core.datasets import describe_datasets, is_dataset, normal_name
 from core.errors import InputError
 from core.models import ENCODERS
 from core.pairing import PAIRINGS
 
+if TYPE_CHECKING:
+    from core.datasets import Splits
+
 #: Raised whenever the same config would train to different weights; tests/core/test_semantics.py fails when someone forgets.
 TRAINING_SEMANTICS = 1
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+#: -0.0 becomes 0.0, which would otherwise be another key.
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(abs)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1), AfterValidator(abs)]
+DatasetName = Annotated[str, AfterValidator(normal_name)]
 
 
 class Augmentation(BaseModel):
@@ -45,6 +50,13 @@ class Augmentation(BaseModel):
     grey: Share = Field(0.2, description="probability of losing all colour")
     blur: tuple[Positive, Positive] | None = Field((0.1, 2.0), description="range of sigma of a 3x3 Gaussian; null: no blur")
 
+    def outcome_fields(self) -> dict[str, Any]:
+        """The entries that do something, as plain JSON values: no ratio without a crop, no strengths without jitter."""
+        fields = self.model_dump(mode="json")
+        idle = ["crop_ratio"] if self.crop is None else []
+        idle += ["brightness", "contrast", "saturation", "hue"] if self.jitter == 0 else []
+        return {name: value for name, value in fields.items() if name not in idle}
+
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
         faults = [
@@ -62,7 +74,7 @@ class Augmentation(BaseModel):
 class TrialConfig(BaseModel):
     """All that defines one trial. Frozen; unknown keys are refused; :func:`make_config` reports all faults at once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["vicreg", "untrained", "raw-pixels"] = Field("vicreg", description="what makes the representation")
 
@@ -83,8 +95,8 @@ class TrialConfig(BaseModel):
         (512, 512, 512), min_length=1, description="widths of the projector's layers"
     )
 
-    dataset: str = Field("cifar10", description="images to train and test on")
-    anomaly_datasets: tuple[str, ...] = Field(
+    dataset: DatasetName = Field("cifar10", description="images to train and test on")
+    anomaly_datasets: tuple[DatasetName, ...] = Field(
         ("mnist",), description="images to tell from the test images; first: the headline"
     )
     train_subset: int | None = Field(None, ge=2, description="so many train images, class-balanced, always the same ones")
@@ -145,6 +157,7 @@ class TrialConfig(BaseModel):
             chosen |= set(pairing.fields)
             if pairing.augmented:
                 chosen.add("augmentation")
+                everything["augmentation"] = self.augmentation.outcome_fields()
         return {name: everything[name] for name in sorted(chosen)}
 
     @property
@@ -230,12 +243,12 @@ def resolve_precision(config: TrialConfig, *, gpu: bool, cpu_flags: frozenset[st
     return config.replace(**changes) if changes else config
 
 
-def check_sizes(config: TrialConfig, train_images: int, test_images: int) -> None:
-    """Raises InputError where there are too few images (after the validation split) for a batch or for the neighbours."""
-    if not config.trained:
-        return
+def check_sizes(config: TrialConfig, splits: Splits) -> None:
+    """Raises InputError where there are too few images for the probe's validation, a batch, or the neighbours."""
     faults = []
-    for name, n in (("train", train_images), ("test", test_images)):
+    if len(splits.validation) == 0:
+        faults.append(f"{config.dataset}: no class has two train images, so none can be held out as validation")
+    for name, n in (("train", len(splits.train)), ("test", len(splits.test))) if config.trained else ():
         if n < config.batch_size:
             held_out = " (a tenth is held out)" if name == "train" else ""
             faults.append(f"batch_size: {config.batch_size} is more than the {n} {name} images of {config.dataset}{held_out}")

@@ -6,6 +6,7 @@ and keeps the arrays below ``data_dir``. Naming and validating one costs nothing
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,11 @@ def is_dataset(name: str, *, anomalies: bool) -> bool:
     return name in DATASETS and (anomalies or not DATASETS[name].anomaly_only)
 
 
+def normal_name(name: str) -> str:
+    """One name for one folder: ``folder:a//b/`` is ``folder:a/b``."""
+    return FOLDER + os.path.normpath(name.removeprefix(FOLDER)) if name.startswith(FOLDER) and name != FOLDER else name
+
+
 def describe_datasets(*, anomalies: bool) -> str:
     """The choices, for messages."""
     return ", ".join([name for name in DATASETS if is_dataset(name, anomalies=anomalies)] + ["folder:PATH"])
@@ -181,7 +187,7 @@ def balanced_subset(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 def split_validation(images: ImageSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the images kept for training and of those held out: a tenth of each class, by source, always the same.
 
-    Every class keeps at least one source for training.
+    Of every class with two sources or more at least one is held out and one kept; the only source of a class is kept.
     """
     groups = np.arange(len(images)) if images.groups is None else images.groups
     sources, first = np.unique(groups, return_index=True)
@@ -190,6 +196,6 @@ def split_validation(images: ImageSet) -> tuple[NDArray[np.int64], NDArray[np.in
     held_out: list[int] = []
     for label in np.unique(labels):
         members = order[labels[order] == label]
-        held_out += [int(sources[i]) for i in members[: min(round(len(members) * VALIDATION_SHARE), len(members) - 1)]]
+        held_out += [int(sources[i]) for i in members[: min(max(1, round(len(members) * VALIDATION_SHARE)), len(members) - 1)]]
     is_held_out = np.isin(groups, held_out)
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,10 +40,10 @@ def save_json(path: Path, content: Any) -> None:
 
 
 def load_json(path: Path) -> Any | None:
-    """The parsed file, or None where there is none."""
+    """The parsed file; None where there is none, or none that can be read (it is then made anew)."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return None
 
 
@@ -54,9 +55,9 @@ def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
-    """The arrays of an ``.npz``, or None where there is none."""
+    """The arrays of an ``.npz``; None where there is none, or none that can be read (it is then made anew)."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None

@@ -114,7 +114,10 @@ def _split_hash(root: Path, data_dir: Path, split: str) -> str:
     files, _, _ = _list(root, split)
     stamp = hashlib.sha256(f"{root.resolve()}\0{split}\n".encode())
     for file in files:
-        status = file.stat()
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise InputError(f"folder:{root}: {file.relative_to(root)} cannot be read ({error.strerror})") from None
         stamp.update(f"{file.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     remembered = data_dir / f"folder-hash-{stamp.hexdigest()[:20]}.json"
     known = load_json(remembered)
@@ -123,7 +126,10 @@ def _split_hash(root: Path, data_dir: Path, split: str) -> str:
     content = hashlib.sha256()
     for file in files:
         content.update(f"{file.relative_to(root)}\0".encode())
-        content.update(hashlib.sha256(file.read_bytes()).digest())
+        try:
+            content.update(hashlib.sha256(file.read_bytes()).digest())
+        except OSError as error:
+            raise InputError(f"folder:{root}: {file.relative_to(root)} cannot be read ({error.strerror})") from None
     digest = content.hexdigest()[:20]
     save_json(remembered, digest)
     return digest

@@ -20,6 +20,7 @@ def compute_settings(threads: int, *, deterministic: bool = False) -> Iterator[N
         threads: at least 1.
         deterministic: on a GPU, use only kernels whose result does not depend on timing (slower). A CPU's always are so.
     """
+    import sklearn.cluster  # noqa: F401  (threadpool_limits reaches only the libraries that are loaded, OpenMP's among them)
     from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()

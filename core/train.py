@@ -95,7 +95,7 @@ def train(
         InputError: if there are fewer train or test images than a batch, or not more than neighbours.
         NonFiniteLossError: at the first loss that is not finite, naming epoch and step.
     """
-    check_sizes(config, len(splits.train), len(splits.test))
+    check_sizes(config, splits)
     with compute_settings(config.threads, deterministic=deterministic):
         run = _Run(config, splits, torch.device(device), parent)
         history: tuple[EpochRecord, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,21 +58,52 @@ def load_grid(name: str) -> Grid:
             else f"--grid {name}: no such grid{suggest(name, choices)}; there are {', '.join(choices)}, or name a .yaml file"
         )
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(path.read_text(), _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML raises a plain ValueError for an impossible date
         raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: a grid is a mapping with the keys {', '.join(_grid_keys())}")
+    if not re.fullmatch(r"[\w.+-]+", path.stem):
+        raise InputError(f"{path}: a grid's name is made of letters, digits and . _ + - only")
+    if "name" in content:
+        raise InputError(f"{path}: unknown key 'name' (a grid bears its file's name); the keys are {', '.join(_grid_keys())}")
     try:
         grid = Grid.model_validate({"name": path.stem, **content})
     except ValidationError as error:
         raise InputError([f"{path}: {_grid_fault(fault)}" for fault in error.errors()]) from None
+    faults = []
     if grid.primary not in METRICS:
-        raise InputError(
-            f"{path}: primary: {grid.primary!r} is no metric{suggest(grid.primary, list(METRICS))}; "
-            f"there are {', '.join(METRICS)}"
+        faults.append(
+            f"primary: {grid.primary!r} is no metric{suggest(grid.primary, list(METRICS))}; there are {', '.join(METRICS)}"
         )
+    if min(grid.seeds) < 0 or len(set(grid.seeds)) < len(grid.seeds):
+        faults.append(f"seeds: {list(grid.seeds)} holds a seed twice or a negative one")
+    places = {"base": grid.base} | {f"arms.{arm}": fields or {} for arm, fields in grid.arms.items()}
+    for place, fields in places.items():
+        if "seed" in fields:
+            faults.append(f"{place}: seed: seeds are chosen with the grid's key seeds, or with --seeds")
+    for arm, content_of_arm in grid.arms.items():
+        axes = _axes(content_of_arm or {})
+        if arm == BASE and axes:
+            faults.append(f"arms.base: {', '.join(axes)}: base is one arm, a list would make several")
+        faults += [f"arms.{arm}: {key}: an empty list makes no arm" for key, values in axes.items() if not values]
+    if not faults:
+        names = [name for name, _ in _expanded(grid)]
+        faults = [f"arms: {name!r} comes about twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    if faults:
+        raise InputError([f"{path}: {fault}" for fault in faults])
     return grid
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would keep the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} is given twice, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
 
 
 def _grid_keys() -> list[str]:
@@ -96,7 +128,7 @@ def parse_settings(settings: Sequence[str]) -> Fields:
             continue
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             faults.append(f"--set {setting}: {text!r} is no valid YAML value")
             continue
         nested: Any = value
@@ -119,19 +151,26 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Fields:
 
 def expand_arms(grid: Grid) -> dict[str, Fields]:
     """Every arm's own fields, by name: ``base`` is added where it is missing, lists make an arm for each value."""
-    arms: dict[str, Fields] = {} if BASE in grid.arms else {BASE: {}}
+    return ({} if BASE in grid.arms else {BASE: {}}) | dict(_expanded(grid))
+
+
+def _expanded(grid: Grid) -> Iterator[tuple[str, Fields]]:
     for name, content in grid.arms.items():
         fields = content or {}
-        axes = {
-            key: value
-            for key, value in fields.items()
-            if isinstance(value, list) and (key not in _LISTS or (value and all(isinstance(v, list) for v in value)))
-        }
+        axes = _axes(fields)
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
             suffix = "".join(f"/{key}={_short(value)}" for key, value in point.items())
-            arms[name + suffix] = fields | point
-    return arms
+            yield name + suffix, fields | point
+
+
+def _axes(fields: Fields) -> dict[str, list[Any]]:
+    """The fields of an arm whose list makes several arms."""
+    return {
+        key: value
+        for key, value in fields.items()
+        if isinstance(value, list) and (key not in _LISTS or (value and all(isinstance(v, list) for v in value)))
+    }
 
 
 def _short(value: Any) -> str:
@@ -160,20 +199,25 @@ def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield prefix + key
+            yield f"{prefix}{key}"
 
 
 def settings_faults(grid: Grid, arms: Mapping[str, Fields], settings: Fields) -> list[str]:
     """Faults of ``--set``: a field that an arm varies, or the seed."""
     faults = []
     for key in _leaves(settings):
-        if key == "seed":
+        if key.split(".")[0] == "seed":
             faults.append("--set seed: seeds are chosen with --seeds")
         varied = [
             arm
             for arm, fields in arms.items()
-            if any(leaf == key or leaf.startswith(f"{key}.") or key.startswith(f"{leaf}.") for leaf in _leaves(fields))
+            if any(_overlap(leaf, key) or _overlap(leaf.removeprefix("parent."), key) for leaf in _leaves(fields))
         ]
         if varied:
             faults.append(f"--set {key}: grid {grid.name} varies it, in {', '.join(varied)}; set what no arm varies")
     return faults
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two dotted keys are the same, or one reaches into the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")

@@ -5,7 +5,7 @@ Later lies over earlier: profile, the grid's ``base``, the arm, ``--set``. Nothi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ class Plan:
         profile: name of the profile.
         base: the base config, for the first seed.
         sweep: the sweep's identity: the grid's name and a hash of the base config.
-        trials: by key, in the order of the arms.
+        trials: by key, in the order of the arms: all arms of the grid, for all seeds that the sweep has ever had.
+        wanted: the keys that this command asks for, parents included.
     """
 
     grid: Grid
@@ -71,6 +72,7 @@ class Plan:
     base: TrialConfig
     sweep: str
     trials: Mapping[str, Trial]
+    wanted: frozenset[str]
 
     def waits_for(self, trial: Trial) -> tuple[str, ...]:
         """Keys of the plan's trials that must be over before this one starts: its parent, and what it continues."""
@@ -97,6 +99,7 @@ def make_plan(
     data_dir: Path,
     gpu: bool,
     cpu_flags: frozenset[str],
+    earlier_seeds: Callable[[str], Sequence[int]] = lambda _: (),
 ) -> Plan:
     """Expands a grid.
 
@@ -109,6 +112,7 @@ def make_plan(
         data_dir: where data sets and the hashes of folders are kept.
         gpu: whether the trials run on GPUs (resolves ``precision: auto``).
         cpu_flags: the processor's features (likewise).
+        earlier_seeds: a sweep's identity -> seeds of earlier commands, which belong to the sweep though not to this command.
 
     Raises:
         InputError: with every fault of the configs and the data sets.
@@ -120,46 +124,83 @@ def make_plan(
         chosen = everything if arms is None else select_arms(everything, arms)
     except InputError as error:
         faults += error.faults
-    base_fields = merge(merge(PROFILES[profile], grid.base), settings)
-    base_fields.setdefault("seed", seeds[0])
+    base_fields = merge(merge(PROFILES[profile], grid.base), settings) | {"seed": seeds[0]}
+    try:
+        own = merge(merge(merge(PROFILES[profile], grid.base), everything[BASE]), settings)
+        base = _with_parent(own | {"seed": seeds[0]}, base_fields, f"grid {grid.name}, arm {BASE}")
+    except InputError as error:
+        # Every arm would report base's faults again; theirs own are looked for when base is sound.
+        raise InputError(list(dict.fromkeys([*faults, *error.faults, *_arm_faults(everything, error)]))) from None
+    base = resolve_precision(base, gpu=gpu, cpu_flags=cpu_flags)
+    sweep = f"{grid.name}-{digest(_without_seed(base.fields()))[:8]}"
 
-    drafts: list[tuple[str, TrialConfig]] = []
-    for name, own in ({BASE: everything[BASE]} | chosen).items():
-        for seed in seeds:
-            # An unsound base would be reported by every arm again; its own report is enough.
-            where = f"grid {grid.name}, arm {name}"
+    configs: list[tuple[str, TrialConfig]] = []
+    for name, own in everything.items():
+        for seed in dict.fromkeys((*seeds, *earlier_seeds(sweep))):
+            fields = merge(merge(merge(PROFILES[profile], grid.base), own), settings) | {"seed": seed}
             try:
-                fields = merge(merge(merge(PROFILES[profile], grid.base), own), settings)
-                drafts.append((name, _with_parent(fields | {"seed": seed}, base_fields, where)))
+                config = _with_parent(fields, base_fields, f"grid {grid.name}, arm {name}")
+                configs.append((name, resolve_precision(config, gpu=gpu, cpu_flags=cpu_flags)))
             except InputError as error:
-                faults += [fault for fault in error.faults if fault.replace(f"arm {name}", f"arm {BASE}") not in faults]
-    faults = list(dict.fromkeys(faults))
+                faults += error.faults
     if faults:
-        raise InputError(faults)
+        raise InputError(list(dict.fromkeys(faults)))
 
-    resolved = [(name, resolve_precision(config, gpu=gpu, cpu_flags=cpu_flags)) for name, config in drafts]
-    identities, anomaly_identities = _identify([config for _, config in resolved], data_dir)
-    base = resolved[0][1]
-    collected: dict[str, _Draft] = {}
-    for name, config in resolved:
-        if name in chosen:
-            draft = collected.setdefault(trial_key(config, identities), _Draft(config))
-            draft.arms += [name] if name not in draft.arms else []
-    # Parents that no arm comes to are added, and the parents of those.
-    waiting = [(draft.arms[0], draft.config) for draft in collected.values()]
+    identities, anomaly_identities = _identify([config for _, config in configs], data_dir)
+    drafts: dict[str, _Draft] = {}
+    wanted: list[str] = []
+    for name, config in configs:
+        key = trial_key(config, identities)
+        draft = drafts.setdefault(key, _Draft(config))
+        for setting in ("anomaly_datasets", "threads"):
+            if getattr(draft.config, setting) != getattr(config, setting):
+                faults.append(
+                    f"grid {grid.name}: arms {draft.arms[0]} and {name} train the same, and differ in {setting} alone: "
+                    "set it for all, in base or with --set"
+                )
+        draft.arms += [name] if name not in draft.arms else []
+        if name in chosen and config.seed in seeds:
+            wanted.append(key)
+    if faults:
+        raise InputError(list(dict.fromkeys(faults)))
+    _add_parents(drafts, identities)
+    waiting = list(wanted)
     while waiting:
-        name, config = waiting.pop()
+        config = drafts[waiting.pop()].config
         if config.needs_parent and config.parent is not None:
-            key = trial_key(config.parent, identities)
-            if key not in collected:
-                collected[key] = _Draft(config.parent)
-                waiting.append((name, config.parent))
-            if not collected[key].arms and name not in collected[key].added_for:
-                collected[key].added_for.append(name)
+            wanted.append(trial_key(config.parent, identities))
+            waiting.append(wanted[-1])
+    trials = {key: _finish(key, draft, base, identities, anomaly_identities) for key, draft in drafts.items()}
+    return Plan(grid, profile, base, sweep, trials, frozenset(wanted))
 
-    trials = {key: _finish(key, draft, base, identities, anomaly_identities, collected) for key, draft in collected.items()}
-    identity = base.fields() | {"seed": None, "threads": None}
-    return Plan(grid, profile, base, f"{grid.name}-{digest(identity)[:8]}", trials)
+
+def _arm_faults(arms: Mapping[str, Fields], of_base: InputError) -> list[str]:
+    """Faults of the arms' own fields, where base is unsound itself."""
+    faults: list[str] = []
+    for name, own in arms.items():
+        try:
+            make_config({key: value for key, value in own.items() if key != "parent"}, f"arm {name}")
+        except InputError as error:
+            faults += error.faults
+    return faults
+
+
+def _without_seed(fields: Fields) -> Fields:
+    """What identifies a sweep: neither the first seed nor the threads, of base or of its parents."""
+    parent = fields["parent"]
+    return fields | {"seed": None, "threads": None, "parent": None if parent is None else _without_seed(parent)}
+
+
+def _add_parents(drafts: dict[str, _Draft], identities: Mapping[str, str]) -> None:
+    """Adds the parents that no arm comes to, and the parents of those; says for which arms."""
+    waiting = [(draft.arms[0], draft.config) for draft in drafts.values()]
+    while waiting:
+        name, config = waiting.pop(0)
+        if config.needs_parent and config.parent is not None:
+            draft = drafts.setdefault(trial_key(config.parent, identities), _Draft(config.parent))
+            if not draft.arms and name not in draft.added_for:
+                draft.added_for.append(name)
+                waiting.append((name, config.parent))
 
 
 def _with_parent(fields: Fields, base_fields: Fields, where: str, depth: int = 0) -> TrialConfig:
@@ -216,7 +257,6 @@ def _finish(
     base: TrialConfig,
     identities: Mapping[str, str],
     anomaly_identities: Mapping[str, str],
-    drafts: Mapping[str, _Draft],
 ) -> Trial:
     config = draft.config
     shorter: list[tuple[int, str]] = []
@@ -228,6 +268,12 @@ def _finish(
     own, theirs = config.outcome_fields(), base.outcome_fields()
     # Of another method all but the data differs; that it is another method says it.
     names = [name for name in (own | theirs if config.method == base.method else own) if own.get(name) != theirs.get(name)]
+    differs = {name: (theirs.get(name), own.get(name)) for name in names if name != "seed"}
+    if config.needs_parent and config.parent is not None:
+        of_parent = config.parent.outcome_fields()
+        changed = {name: value for name, value in of_parent.items() if value != theirs.get(name) and name not in _FROM_CHILD}
+        if changed:
+            differs["parent"] = (None, changed)
     return Trial(
         key=key,
         config=config,
@@ -238,5 +284,5 @@ def _finish(
         shorter=tuple(shorter),
         untrained=untrained,
         anomalies={name: anomaly_identities[name] for name in config.anomaly_datasets if name in anomaly_identities},
-        differs={name: (theirs.get(name), own.get(name)) for name in names if name != "seed"},
+        differs=differs,
     )

@@ -26,7 +26,7 @@ class Progress:
         self._left = dict(seconds)  # key -> estimated seconds still to go
         self._speed: list[float] = []  # actual / estimated seconds of the trials that ended
         self._running: dict[str, tuple[float, int]] = {}  # key -> start, epochs done
-        self._counts = {"done": len(plan.trials) - len(seconds), "failed": 0, "skipped": 0}
+        self._counts = {"done": len(plan.wanted) - len(seconds), "failed": 0, "skipped": 0}
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -80,14 +80,14 @@ class Progress:
                 left[key] = max(seconds * factor - spent, 1.0)
             remaining = wall_time(self._plan, left, self._slots)
             over = sum(self._counts.values())
-            waiting = len(self._plan.trials) - over - len(self._running)
+            waiting = len(self._plan.wanted) - over - len(self._running)
             lost = self._counts["failed"] + self._counts["skipped"]
             running = ", ".join(
                 f"{self._plan.trials[key].title}"
                 + (f" {epochs}/{self._plan.trials[key].config.epochs}" if self._plan.trials[key].config.trained else "")
                 for key, (_, epochs) in self._running.items()
             )
-        text = f"{self._counts['done']} of {len(self._plan.trials)} done, {waiting} waiting"
+        text = f"{self._counts['done']} of {len(self._plan.wanted)} done, {waiting} waiting"
         text += f", {lost} failed or skipped" if lost else ""
         text += f"; {duration(now - self._began)} gone, about {duration(remaining)} left"
         return text + (f"; running: {running}" if running else "")

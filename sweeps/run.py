@@ -22,7 +22,7 @@ from rich.table import Table
 from core.config import PROFILES, TrialConfig, check_sizes
 from core.datasets import ImageSet, Splits, load_anomalies, load_splits
 from core.errors import InputError
-from core.files import save_json
+from core.files import load_json, save_json
 from sweeps import cost, report, tracking
 from sweeps.grid import Fields, list_grids, load_grid, parse_settings
 from sweeps.hardware import cpu_flags, gpus_of_this_machine
@@ -43,12 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 all trials done, 1 some failed, 2 the command or an input is wrong, 130 interrupted.
     """
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
     options = _parser().parse_args(arguments)
     try:
         if options.list:
             for name, question in list_grids().items():
-                console.print(f"[bold]{name}[/]  {question}", highlight=False)
+                console.print(f"{name:14} {question}", highlight=False)
             return DONE
         return _sweep(_prepare(options), console)
     except InputError as error:
@@ -121,7 +121,8 @@ def _prepare(options: argparse.Namespace) -> _Job:
     uri = options.tracking_uri or tracking.default_uri(options.storage)
     if not options.dry_run:
         collect(lambda: tracking.check(uri), None)
-        collect(lambda: _check_storage(options.storage), None)
+        collect(lambda: _check_folder("--storage", options.storage), None)
+    collect(lambda: _check_folder("--data", options.data), None)
     if options.profile not in ("auto", *PROFILES):
         faults.append(f"--profile {options.profile}: choose from auto, {', '.join(PROFILES)}")
     if address and options.profile == "auto":
@@ -142,7 +143,7 @@ def _prepare(options: argparse.Namespace) -> _Job:
     plan = collect(
         lambda: make_plan(
             grid, profile, settings=settings, seeds=seeds or grid.seeds, arms=arms or None, data_dir=options.data,
-            gpu=gpus_per_trial > 0, cpu_flags=cpu_flags(),
+            gpu=gpus_per_trial > 0, cpu_flags=cpu_flags(), earlier_seeds=partial(_earlier_seeds, options.storage),
         ),
         None,
     )  # fmt: skip
@@ -165,10 +166,15 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     return numbers
 
 
-def _check_storage(storage: Path) -> None:
-    existing = next(folder for folder in (storage, *storage.resolve().parents) if folder.exists())
+def _earlier_seeds(storage: Path, sweep: str) -> list[int]:
+    """Seeds that earlier commands gave to a sweep."""
+    return list((load_json(storage / "sweeps" / sweep / "sweep.json") or {}).get("seeds", []))
+
+
+def _check_folder(flag: str, path: Path) -> None:
+    existing = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"--storage {storage}: {existing} is no folder that can be written to")
+        raise InputError(f"{flag} {path}: {existing} is no folder that can be written to")
 
 
 def _cluster_gpus(address: str) -> float:
@@ -188,8 +194,8 @@ def _choose_profile(wanted: str, gpus: int) -> tuple[str, str]:
 
 def _sweep(job: _Job, console: Console) -> int:
     options, plan, store = job.options, job.plan, job.store
-    done = [key for key, trial in plan.trials.items() if store.is_done(trial)]
-    open_keys = [key for key in plan.trials if key not in done]
+    done = [key for key in plan.trials if key in plan.wanted and store.is_done(plan.trials[key])]
+    open_keys = [key for key in plan.trials if key in plan.wanted and key not in done]
     estimate = cost.estimate(plan, store, done, gpu=job.gpus_per_trial > 0)
     console.print(job.introduction, highlight=False)
     if options.dry_run:
@@ -201,19 +207,24 @@ def _sweep(job: _Job, console: Console) -> int:
     if open_keys and not options.report_only:
         skipped, interrupted, tracker = _run(job, open_keys, estimate, console)
     else:
-        console.print(f"{plan.sweep}: {len(done)} of {len(plan.trials)} trials are done, nothing to train", highlight=False)
+        console.print(f"{plan.sweep}: {len(done)} of {len(plan.wanted)} trials are done, nothing to train", highlight=False)
         options.storage.mkdir(parents=True, exist_ok=True)
         tracker = _tracker(job)
-    records = [store.record(trial, skipped=skipped.get(key)) for key, trial in plan.trials.items()]
+    everything = [store.record(trial, skipped=skipped.get(key)) for key, trial in plan.trials.items()]
+    # What earlier commands gave to the sweep belongs to its tables as well.
+    records = [record for record in everything if record.status != "open" or record.trial.key in plan.wanted]
     for record in records:
         if record.status != "open":
             tracker.ended(record)
     folder = options.storage / "sweeps" / plan.sweep
     tables = report.write_tables(folder, plan, records)
     save_json(folder / "sweep.json", {"sweep": plan.sweep, "profile": plan.profile, "base": plan.base.fields(),
+                                      "seeds": sorted({r.trial.config.seed for r in records}),
                                       "trials": {r.trial.key: [r.trial.arm, r.status, r.reason] for r in records}})  # fmt: skip
     complete = all(record.status == "done" for record in records)
-    tracker.close(complete=complete, metrics=report.parent_metrics(records), artifacts=[*tables, folder / "sweep.json"])
+    moment = max((record.evaluated for record in records), default=0.0)
+    artifacts = [*tables, folder / "sweep.json"]
+    tracker.close(complete=complete, metrics=report.parent_metrics(records), moment=moment, artifacts=artifacts)
     return _conclude(job, records, tables, tracker, interrupted, console)
 
 
@@ -242,7 +253,7 @@ def _run(
         slots = scheduler.slots(plan, job.gpus_per_trial)
         expected = cost.wall_time(plan, estimate.seconds, slots)
         console.print(
-            f"{plan.sweep}: {len(plan.trials)} trials, {len(plan.trials) - len(open_keys)} done already, "
+            f"{plan.sweep}: {len(plan.wanted)} trials, {len(plan.wanted) - len(open_keys)} done already, "
             f"{len(open_keys)} to run, {slots} at once; about {duration(expected)}, by {estimate.basis}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
@@ -289,9 +300,8 @@ def _load_images(plan: Plan, open_keys: list[str], data_dir: Path) -> Images:
         except InputError as error:
             faults += error.faults
     for config in configs if not faults else ():
-        found = splits[config.dataset, config.train_subset]
         try:
-            check_sizes(config, len(found.train), len(found.test))
+            check_sizes(config, splits[config.dataset, config.train_subset])
         except InputError as error:
             faults += error.faults
     if faults:
@@ -308,9 +318,12 @@ def _show_plan(job: _Job, done: list[str], estimate: cost.Estimate, console: Con
     shown = Table(title=f"{plan.sweep}: {plan.grid.question}", title_justify="left")
     for name in ("arm", "seed", "state", "needs", "differs from base", "estimate"):
         shown.add_column(name)
-    for key, trial in plan.trials.items():
+    for key in (key for key in plan.trials if key in plan.wanted):
+        trial = plan.trials[key]
         needs = [plan.trials[need].arm if need in plan.trials else f"{need} (kept)" for need in plan.waits_for(trial)]
-        differs = [f"{name}: {mine}" if not isinstance(mine, dict) else name for name, (_, mine) in trial.differs.items()]
+        differs = [
+            f"{name}: {mine}" if name != "augmentation" or mine is None else name for name, (_, mine) in trial.differs.items()
+        ]
         arm = " = ".join((trial.arm, *trial.aliases)) + (" (added)" if trial.added_for else "")
         seed = "" if trial.config.method == "raw-pixels" else str(trial.config.seed)
         state = "done" if key in done else "to evaluate" if job.store.is_trained(key) else "to do"
@@ -322,7 +335,7 @@ def _show_plan(job: _Job, done: list[str], estimate: cost.Estimate, console: Con
     hours = sum(estimate.seconds.values()) * share / 3600
     slots = 1 if job.gpus_per_trial else max(1, (os.cpu_count() or 1) // plan.base.threads)
     console.print(
-        f"{len(plan.trials)} trials, {len(done)} done already, {len(estimate.seconds)} to run: {hours:.2f} {per_trial}-hours, "
+        f"{len(plan.wanted)} trials, {len(done)} done already, {len(estimate.seconds)} to run: {hours:.2f} {per_trial}-hours, "
         f"about {duration(cost.wall_time(plan, estimate.seconds, slots))} with {slots} at once, by {estimate.basis}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
@@ -348,7 +361,8 @@ def _conclude(
     if interrupted:
         print(f"interrupted; continue with: {_command()}", file=sys.stderr)
         return INTERRUPTED
-    return DONE if all(record.status == "done" for record in records) and not tracker.problem else FAILED
+    complete = all(record.status == "done" for record in records if record.trial.key in job.plan.wanted)
+    return DONE if complete and not tracker.problem else FAILED
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class Store:
 
     def trial_keys(self) -> list[str]:
         """All trials that left anything."""
-        return sorted(path.name for path in self._trials.iterdir()) if self._trials.is_dir() else []
+        return sorted(path.name for path in self._trials.iterdir() if path.is_dir()) if self._trials.is_dir() else []
 
     # -- training -------------------------------------------------------------------------------------------------------
 

@@ -7,10 +7,14 @@ again, so saying everything twice changes nothing.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
+import posixpath
 import queue
 import re
+import sqlite3
 import subprocess
 import threading
 import urllib.error
@@ -46,14 +50,21 @@ def check(uri: str) -> None:
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_HEALTH_SECONDS) as answer:
                 if answer.status != 200:
                     raise InputError(f"--tracking-uri {uri}: the server is not healthy (status {answer.status})")
-        except (urllib.error.URLError, OSError, ValueError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise InputError(f"--tracking-uri {uri}: no MLflow server answers at /health ({reason})") from None
     elif uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).parent
+        file = Path(uri.removeprefix("sqlite:///"))
+        folder = file.parent
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         if not (existing.is_dir() and os.access(existing, os.W_OK)):
             raise InputError(f"--tracking-uri {uri}: {existing} cannot be written to")
+        if file.exists():
+            try:
+                with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+                    database.execute("PRAGMA schema_version")
+            except sqlite3.Error as error:
+                raise InputError(f"--tracking-uri {uri}: {file} is no SQLite database ({error})") from None
     elif not re.match(r"^(postgresql|mysql|mssql|databricks)(\+\w+)?:|^databricks$", uri):
         raise InputError(f"--tracking-uri {uri}: give http://..., sqlite:///FILE or another database (no folder of files)")
 
@@ -69,7 +80,7 @@ class _Child:
     status: str
     tags: Mapping[str, str]
     params: frozenset[str]
-    known: set[tuple[str, int]] | None = None  # (metric, step) that the run holds; None: not asked yet
+    known: dict[tuple[str, int], float] | None = None  # (metric, step) -> the value that the run holds; None: not asked yet
 
 
 class Tracker:
@@ -102,9 +113,9 @@ class Tracker:
         """The trial is done, failed or skipped; also said of trials that the store held already."""
         self._queue.put(lambda: self._end(record))
 
-    def close(self, *, complete: bool, metrics: Mapping[str, float], artifacts: list[Path]) -> None:
-        """Writes what is left, ends the parent run, and waits for it."""
-        self._queue.put(lambda: self._close(complete, metrics, artifacts))
+    def close(self, *, complete: bool, metrics: Mapping[str, float], moment: float, artifacts: list[Path]) -> None:
+        """Writes what is left, ends the parent run, and waits for it; ``moment`` is the Unix time of the metrics."""
+        self._queue.put(lambda: self._close(complete, metrics, moment, artifacts))
         self._queue.put(None)
         self._thread.join()
 
@@ -134,6 +145,8 @@ class Tracker:
         self._client = MlflowClient(self._uri)
         name = self._plan.grid.name
         experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            self._client.restore_experiment(experiment.experiment_id)
         if experiment is not None:
             self._experiment = experiment.experiment_id
         else:
@@ -177,22 +190,21 @@ class Tracker:
     def _child(self, trial: Trial) -> _Child:
         if trial.key in self._children:
             return self._children[trial.key]
-        tags = self._shared_tags() | {
-            "role": "trial",
-            "arm": ", ".join((trial.arm, *trial.aliases)),
-            "trial_key": trial.key,
-            "mlflow.parentRunId": self._parent,
-            "mlflow.runName": trial.title,
-        }
+        tags = self._shared_tags() | self._arm_tags(trial) | {"role": "trial", "trial_key": trial.key}
+        tags["mlflow.parentRunId"] = self._parent
         if trial.parent:
             tags["parent_trial_key"] = trial.parent
-        if trial.added_for:
-            tags["added_for"] = ", ".join(trial.added_for)
         run = self._client.create_run(self._experiment, tags=tags)
-        child = _Child(run.info.run_id, "RUNNING", tags, frozenset(), set())
+        child = _Child(run.info.run_id, "RUNNING", tags, frozenset(), {})
         self._children[trial.key] = child
         self._log_params(child.run_id, trial.config, child.params)
         return child
+
+    @staticmethod
+    def _arm_tags(trial: Trial) -> dict[str, str]:
+        """What a child is called; may change when the grid gets other arms."""
+        tags = {"arm": ", ".join((trial.arm, *trial.aliases)), "mlflow.runName": trial.title}
+        return tags | ({"added_for": ", ".join(trial.added_for)} if trial.added_for else {})
 
     def _log_params(self, run_id: str, config: Any, present: frozenset[str]) -> None:
         from mlflow.entities import Param
@@ -219,23 +231,24 @@ class Tracker:
 
         if child.known is None:
             names = self._client.get_run(child.run_id).data.metrics
-            child.known = {
-                (name, point.step) for name in names for point in self._client.get_metric_history(child.run_id, name)
-            }
+            held = [point for name in names for point in self._client.get_metric_history(child.run_id, name)]
+            child.known = {(point.key, point.step): point.value for point in sorted(held, key=lambda point: point.timestamp)}
         points = [(metric_name(name), value, moment, step) for name, value, moment, step in points]
-        new = [point for point in points if (point[0], point[3]) not in child.known]
+        # A metric whose version or anomaly set changed has another value, which then is the latest.
+        new = [point for point in points if child.known.get((point[0], point[3])) != point[1]]
         for start in range(0, len(new), _BATCH):
             batch = new[start : start + _BATCH]
             self._client.log_batch(child.run_id, metrics=[Metric(*point) for point in batch])
-            child.known |= {(name, step) for name, _, _, step in batch}
+            child.known |= {(name, step): value for name, value, _, step in batch}
 
     def _end(self, record: TrialRecord) -> None:
         trial = record.trial
         child = self._child(trial)
-        said = digest([record.status, record.reason, dict(record.metrics), dict(record.problems), trial.arm, trial.aliases])
+        identity = self._arm_tags(trial)
+        said = digest([record.status, record.reason, dict(record.metrics), dict(record.problems), identity])
         if child.tags.get("said") == said and child.status == _STATUS[record.status]:
             return
-        tags = {"status": record.status}
+        tags = {"status": record.status, **identity}
         if record.reason:
             tags["reason"] = record.reason[:5000]
         if record.training is not None:
@@ -255,19 +268,15 @@ class Tracker:
                     self._client.log_artifact(child.run_id, str(self._store.folder(trial.key) / name))
         for name, value in (tags | {"said": said}).items():
             self._client.set_tag(child.run_id, name, value)
-        for name in ("reason", "problems"):
+        for name in ("reason", "problems", "added_for"):
             if name in child.tags and name not in tags:
                 self._client.delete_tag(child.run_id, name)
         self._client.set_terminated(child.run_id, status=_STATUS[record.status])
         child.status, child.tags = _STATUS[record.status], {**child.tags, **tags, "said": said}
 
-    def _close(self, complete: bool, metrics: Mapping[str, float], artifacts: list[Path]) -> None:
-        import time
-
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self._client.log_batch(self._parent, metrics=[Metric(metric_name(k), v, now, 0) for k, v in metrics.items()])
+    def _close(self, complete: bool, metrics: Mapping[str, float], moment: float, artifacts: list[Path]) -> None:
+        parent = _Child(self._parent, "RUNNING", {}, frozenset())
+        self._log(parent, [(name, value, int(moment * 1000), 0) for name, value in metrics.items()])
         for path in artifacts:
             self._client.log_artifact(self._parent, str(path))
         self._client.set_terminated(self._parent, status="FINISHED" if complete else "FAILED")
@@ -277,8 +286,8 @@ _STATUS = {"done": "FINISHED", "failed": "FAILED", "skipped": "KILLED", "open": 
 
 
 def metric_name(name: str) -> str:
-    """A name that MLflow takes: other characters become underscores, double slashes single ones."""
-    return re.sub(r"/{2,}", "/", re.sub(r"[^\w.\-:/ ]", "_", name))
+    """A name that MLflow takes: other characters become underscores, and as a path it is in its shortest form."""
+    return posixpath.normpath(re.sub(r"[^\w.\-:/ ]", "_", name))
 
 
 def _params(config: Any) -> dict[str, str]:

@@ -120,6 +120,15 @@ def test_fields_that_do_not_apply_are_dropped() -> None:
     assert key(tiny_config(**pixel, neighbors_k=7)) != key(tiny_config(**pixel))
 
 
+def test_one_outcome_has_one_key() -> None:
+    assert key(tiny_config(mu=-0.0)) == key(tiny_config(mu=0))
+    no_crop = [tiny_config(augmentation={"crop": None, "crop_ratio": ratio}) for ratio in ([0.5, 2], [0.9, 1.1])]
+    assert key(no_crop[0]) == key(no_crop[1])
+    no_jitter = [tiny_config(augmentation={"jitter": 0, "hue": hue}) for hue in (0, 0.4)]
+    assert key(no_jitter[0]) == key(no_jitter[1])
+    assert tiny_config(dataset="folder:/a//b/./c/") == tiny_config(dataset="folder:/a/b/c")
+
+
 def test_the_parents_outcome_and_the_data_are_part_of_the_key() -> None:
     def child(**parent: object) -> TrialConfig:
         return tiny_config(pairing="neighbors", parent=tiny_config(**parent).fields())

@@ -103,6 +103,12 @@ def test_validation_is_a_tenth_of_each_class() -> None:
     assert np.array_equal(split_validation(images)[1], held_out)
 
 
+def test_small_classes_hold_out_one_image() -> None:
+    images = labelled([3, 2])
+    kept, held_out = split_validation(images)
+    assert np.bincount(images.labels[held_out]).tolist() == [1, 1] and len(kept) == 3
+
+
 def test_a_class_of_one_image_stays_in_train() -> None:
     images = labelled([100, 1])
     kept, _ = split_validation(images)
@@ -197,6 +203,20 @@ def test_broken_images_are_refused_by_name(tmp_path: Path, data_dir: Path) -> No
         load(f"folder:{root}", data_dir, "train")
     assert "2 broken image(s)" in str(error.value)
     assert "train/cat/0.png" in str(error.value) and "train/dog/2.png" in str(error.value)
+
+
+def test_a_link_to_nowhere_is_named(tmp_path: Path, data_dir: Path) -> None:
+    root = make_folder(tmp_path / "set")
+    (root / "train" / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match=r"train/cat/gone.png cannot be read"):
+        identify(f"folder:{root}", data_dir)
+
+
+def test_a_broken_cache_is_made_anew(tmp_path: Path) -> None:
+    first = load("digits-m", tmp_path, "test")
+    (cached,) = tmp_path.glob("*.npz")
+    cached.write_bytes(cached.read_bytes()[:1000])
+    assert np.array_equal(load("digits-m", tmp_path, "test").images, first.images)
 
 
 # -- conversion ----------------------------------------------------------------------------------------------------------

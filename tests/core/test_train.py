@@ -142,6 +142,12 @@ def test_too_few_images_are_refused_before_anything_starts(splits: Splits) -> No
     assert len(error.value.faults) == 3  # the batch twice, the test images' neighbours
 
 
+def test_no_validation_images_are_refused() -> None:
+    none = Splits(image_set(16), image_set(4).take(np.arange(0)), image_set(16))
+    with pytest.raises(InputError, match="held out as validation"):
+        train(tiny_config(), none)
+
+
 def test_a_pairing_that_needs_a_parent_says_so(splits: Splits) -> None:
     with pytest.raises(ValueError, match="needs the parent's encoder"):
         train(tiny_config(pairing="neighbors"), splits)

@@ -50,6 +50,21 @@ def test_the_gradient_at_the_probes_solution_is_as_small_as_stated() -> None:
     assert np.abs(gradient).max() <= GRADIENT_NORM * 1.5  # the stated meaning of scikit-learn's tol for L-BFGS
 
 
+def test_two_classes_have_the_same_objective() -> None:
+    points, labels = blobs(400, classes=2)
+    found = logistic_probe((points, labels), blobs(100, classes=2, seed=1), blobs(100, classes=2, seed=2))
+    x = (points - points.mean(axis=0)) / points.std(axis=0)
+    test = (blobs(100, classes=2, seed=2)[0] - points.mean(axis=0)) / points.std(axis=0)
+    w = np.zeros((2, 7))  # the documented objective by plain gradient descent: mean cross-entropy + l2 / 2 ||W||^2
+    xb = np.hstack([x, np.ones((400, 1))])
+    for _ in range(20_000):
+        p = np.exp(xb @ w.T)
+        gradient = (p / p.sum(axis=1, keepdims=True) - np.eye(2)[labels]).T @ xb / 400
+        gradient[:, :6] += found.l2 * w[:, :6]
+        w -= 0.5 * gradient
+    assert ((np.hstack([test, np.ones((100, 1))]) @ w.T).argmax(axis=1) == found.predictions).mean() >= 0.99
+
+
 def test_the_strength_is_chosen_on_validation_not_on_test() -> None:
     draw = np.random.default_rng(0)
     train = (draw.normal(size=(40, 60)).astype(np.float32), np.arange(40) % 2)  # pure noise, more dimensions than points

@@ -260,6 +260,14 @@ def test_estimates_rest_on_finished_trials_of_the_same_kind(tmp_path: Path) -> N
     assert cost.estimate(plan, store, (), gpu=True).measured == 0, "a CPU's speed says nothing of a GPU's"
 
 
+def test_foreign_entries_of_the_storage_do_no_harm(tmp_path: Path) -> None:
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
+    finish(store, arm(plan, "base"))
+    (tmp_path / "trials" / ".DS_Store").touch()
+    (store.folder(arm(plan, "base").key) / "config.json").write_text('{"config": {"pairing": "of another version"}}')
+    assert cost.estimate(plan, store, (), gpu=False).measured == 0
+
+
 def test_the_epochs_axis_is_costed_once(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, {"e": {"epochs": [2, 4, 8]}})
     single = tiny_plan(tmp_path, {"e": {"epochs": [8]}})

@@ -108,7 +108,37 @@ def test_a_parent_without_end_is_refused(tmp_path: Path) -> None:
 
 def test_arms_only_still_bring_the_parents(tmp_path: Path) -> None:
     plan = plan_of({"n": {"pairing": "neighbors"}, "o": {"mu": 0}}, tmp_path, arms=["n"])
-    assert [(trial.arm, trial.added_for) for trial in plan.trials.values()] == [("n", ()), ("parent of n", ("n",))]
+    assert {plan.trials[key].arm for key in plan.wanted} == {"n", "base"}, "base is n's parent; o was not asked for"
+    assert {trial.arm for trial in plan.trials.values()} == {"base", "n", "o"}, "but belongs to the sweep"
+
+
+def test_seeds_of_earlier_commands_stay_in_the_sweep(tmp_path: Path) -> None:
+    plan = plan_of({"z": {"mu": 0}}, tmp_path, seeds=[0], earlier_seeds=lambda _: [0, 7])
+    assert {trial.config.seed for trial in plan.trials.values()} == {0, 7}
+    assert {plan.trials[key].config.seed for key in plan.wanted} == {0}
+
+
+def test_arms_that_train_the_same_but_are_evaluated_otherwise_are_refused(tmp_path: Path) -> None:
+    arms = {"b": {"anomaly_datasets": ["digits-m-black"]}}
+    assert "arms base and b train the same, and differ in anomaly_datasets alone" in faults(plan_of, arms, tmp_path)
+    assert "differ in threads alone" in faults(plan_of, {"t": {"threads": [1, 2]}}, tmp_path)
+
+
+def test_a_setting_may_not_stop_at_a_parent_that_has_its_own(tmp_path: Path) -> None:
+    arms = {"n": {"pairing": "neighbors", "parent": {"epochs": 4}}}
+    assert "--set epochs" in faults(plan_of, arms, tmp_path, settings={"epochs": 2})
+
+
+def test_a_parent_that_is_not_base_is_a_difference(tmp_path: Path) -> None:
+    plan = plan_of({"n": {"pairing": "neighbors", "parent": {"epochs": 4}}, "m": {"pairing": "neighbors"}}, tmp_path)
+    assert arm(plan, "n").differs["parent"] == (None, {"epochs": 4})
+    assert "parent" not in arm(plan, "m").differs
+
+
+def test_a_sweep_does_not_depend_on_its_first_seed(tmp_path: Path) -> None:
+    base = {"pairing": "neighbors", "parent": {"pairing": "augment"}}
+    sweeps = {plan_of({"z": {"mu": 0}}, tmp_path, base=base, seeds=seeds).sweep for seeds in ([0, 1], [1, 2], [5])}
+    assert len(sweeps) == 1
 
 
 def test_epochs_share_a_lineage_unless_the_schedule_depends_on_them(tmp_path: Path) -> None:
@@ -155,6 +185,7 @@ def test_settings_are_parsed_as_yaml_and_dotted() -> None:
     [
         ({"mu": 1}, ("--set mu", "varies it", "x/mu=0, x/mu=1")),
         ({"seed": 1}, ("--set seed", "--seeds")),
+        ({"seed": {"x": 1}}, ("--set seed: ", "--seeds")),
         ({"augmentation": {"hue": 0.2}}, ("--set augmentation.hue", "y")),
         ({"augmentation": None}, ("--set augmentation", "y")),
     ],
@@ -185,6 +216,15 @@ def test_all_faults_come_at_once_and_name_their_arm(tmp_path: Path) -> None:
         ("question: q\narms: [x]", ("arms",)),
         ("- x", ("a grid is a mapping",)),
         ("question: [", ("no valid YAML",)),
+        ("question: q\narms: {x: {nu: 2020-13-45}}", ("no valid YAML",)),
+        ("question: q\narms: {x: {mu: 0}, x: {nu: 0}}", ("'x' is given twice",)),
+        ("question: q\nname: other\narms: {x: {}}", ("unknown key 'name'",)),
+        ("question: q\nbase: {seed: 3}\narms: {x: {}}", ("base: seed", "--seeds")),
+        ("question: q\narms: {x: {seed: [1, 2]}}", ("arms.x: seed",)),
+        ("question: q\nseeds: [1, 1]\narms: {x: {}}", ("seeds", "twice")),
+        ("question: q\narms: {base: {mu: [1, 2]}}", ("arms.base", "base is one arm")),
+        ("question: q\narms: {x: {mu: []}}", ("arms.x: mu", "empty list")),
+        ("question: q\narms: {x: {mu: [1, 1]}}", ("'x/mu=1' comes about twice",)),
     ],
 )
 def test_a_grid_file_that_is_wrong_is_named_with_its_key(text: str, named: tuple[str, ...], tmp_path: Path) -> None:
@@ -193,6 +233,16 @@ def test_a_grid_file_that_is_wrong_is_named_with_its_key(text: str, named: tuple
     message = faults(load_grid, str(path))
     assert str(path) in message
     assert all(part in message for part in named)
+
+
+def test_a_grid_with_an_impossible_name(tmp_path: Path) -> None:
+    (tmp_path / "anna's.yaml").write_text("question: q\narms: {x: {}}")
+    assert "letters, digits" in faults(load_grid, str(tmp_path / "anna's.yaml"))
+
+
+def test_keys_that_are_no_texts_are_named_not_raised(tmp_path: Path) -> None:
+    assert "augmentation.1" in faults(plan_of, {"x": {}}, tmp_path, settings=parse_settings(["augmentation={1: 2}"]))
+    assert "--set nu" in faults(parse_settings, ["nu=2020-13-45"])
 
 
 def test_a_grid_that_is_not_there() -> None:

@@ -84,6 +84,8 @@ def folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), *, broken: boo
         (["--grid", "ablations", "--gpus-per-trial", "99"], ["--gpus-per-trial 99", "wait for ever"]),
         (["--grid", "ablations", "--set", "train_subset=100"], ["batch_size: 256", "90 train images"]),
         (["--grid", "ablations", "--storage", "{file}"], ["--storage", "{file}"]),
+        (["--grid", "ablations", "--data", "{file}"], ["--data", "{file}"]),
+        (["--grid", "{grid}", "--seeds", "x"], ["--seeds x"]),
         ([], ["--grid is missing", "ablations"]),
         (["--grid", "ablations", "--arms", "x", "--seeds", "-1", "--set", "mu"], ["--arms x", "--seeds -1", "--set mu"]),
     ],
@@ -96,6 +98,7 @@ def test_wrong_input_gets_one_message_and_starts_nothing(
     folder(tmp_path / "one", ("cat",))
     folder(tmp_path / "broken", broken=True)
     (tmp_path / "file").write_text("x")
+    paths["grid"] = str(grid(tmp_path, {"[/b]": {}}))
     storage = [] if "--storage" in arguments else ["--storage", str(tmp_path / "results")]
     started = time.monotonic()
     done = run(cache, *(argument.format(**paths) for argument in arguments), *storage)

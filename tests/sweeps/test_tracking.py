@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def tell(plan: Plan, storage: Path, uri: str, *, live: bool = False, skipped: di
                 tracker.epoch(trial, epoch)
         if record.status != "open":
             tracker.ended(record)
-    tracker.close(complete=not skipped, metrics={"trials_done": 1.0}, artifacts=[])
+    tracker.close(complete=not skipped, metrics={"trials_done": 1.0}, moment=7.0, artifacts=[])
     assert tracker.problem is None
 
 
@@ -92,6 +93,41 @@ def test_saying_it_again_changes_nothing(tmp_path: Path, images: Images) -> None
     assert points(uri, before["base"]) == points(uri, after["base"])
 
 
+def test_a_number_that_changed_is_said_and_becomes_the_latest(tmp_path: Path, images: Images) -> None:
+    plan, uri, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), f"sqlite:///{tmp_path / 'mlflow.db'}", Store(tmp_path)
+    trial = arm(plan, "base")
+    run_trial(trial, images, tmp_path)
+    tell(plan, tmp_path, uri)
+    monkey = {id_: replace(r, value=0.125, time=r.time + 60) for id_, r in store.results(trial.key).items() if "rankme" in id_}
+    store.save_results(trial.key, monkey)
+    tell(plan, tmp_path, uri)
+    tell(plan, tmp_path, uri)
+    child = runs(uri)[1]["base"]
+    assert child.data.metrics["rankme"] == 0.125
+    assert [value for name, _, value in points(uri, child) if name == "rankme"].count(0.125) == 1
+
+
+def test_a_child_is_renamed_when_an_arm_comes_to_it(tmp_path: Path, images: Images) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    arms = {"n": {"pairing": "neighbors", "parent": {"mu": 1}}}
+    before, after = tiny_plan(tmp_path, arms), tiny_plan(tmp_path, {**arms, "one": {"mu": 1}})
+    run_trial(arm(after, "one"), images, tmp_path)
+    tell(before, tmp_path, uri)
+    assert runs(uri)[1]["parent of n"].data.tags["added_for"] == "n"
+    tell(after, tmp_path, uri)
+    tags = runs(uri)[1]["one"].data.tags
+    assert "added_for" not in tags and tags["mlflow.runName"] == "one · seed 0"
+
+
+def test_an_experiment_deleted_in_the_ui_is_restored(tmp_path: Path) -> None:
+    plan, uri = tiny_plan(tmp_path, ARMS), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tell(plan, tmp_path, uri)
+    client = MlflowClient(uri)
+    client.delete_experiment(client.get_experiment_by_name("tiny").experiment_id)  # type: ignore[union-attr]
+    tell(plan, tmp_path, uri)
+    assert runs(uri)[0].info.status == "FINISHED"
+
+
 def test_a_child_left_running_by_a_killed_driver_is_taken_over(tmp_path: Path, images: Images) -> None:
     plan, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), f"sqlite:///{tmp_path / 'mlflow.db'}"
     run_trial(arm(plan, "base"), images, tmp_path)
@@ -131,7 +167,7 @@ def test_a_database_that_breaks_is_reported_and_stops_nothing(tmp_path: Path) ->
     plan = tiny_plan(tmp_path, ARMS)
     tracker = tracking.Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, plan, Store(tmp_path), "x")
     tracker.started(arm(plan, "base"))
-    tracker.close(complete=True, metrics={}, artifacts=[])
+    tracker.close(complete=True, metrics={}, moment=0.0, artifacts=[])
     assert tracker.problem is not None and "database" in tracker.problem
 
 
@@ -159,11 +195,18 @@ def test_a_server_is_asked_for_its_health() -> None:
         tracking.check(uri)
 
 
-@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "ftp://x"])
+def test_a_file_that_is_no_database_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_text("this is no database, and longer than a header would be " * 10)
+    for path in (tmp_path, tmp_path / "x.db"):
+        with pytest.raises(InputError, match="is no SQLite database"):
+            tracking.check(f"sqlite:///{path}")
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "ftp://x", "http://localhost:abc"])
 def test_what_cannot_be_tracked_to_is_refused(uri: str) -> None:
     with pytest.raises(InputError, match="--tracking-uri"):
         tracking.check(uri)
 
 
 def test_names_that_mlflow_takes() -> None:
-    assert tracking.metric_name("anomaly_auc/folder:/data//mnist (1)") == "anomaly_auc/folder:/data/mnist _1_"
+    assert tracking.metric_name("anomaly_auc/folder:/data//./mnist (1)/") == "anomaly_auc/folder:/data/mnist _1_"
