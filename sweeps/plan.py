@@ -129,7 +129,7 @@ def make_plan(
         own = merge(merge(merge(PROFILES[profile], grid.base), everything[BASE]), settings)
         base = _with_parent(own | {"seed": seeds[0]}, base_fields, f"grid {grid.name}, arm {BASE}")
     except InputError as error:
-        # Every arm would report base's faults again; theirs own are looked for when base is sound.
+        # Every arm would report base's faults again; of the arms only what they say themselves is looked at.
         raise InputError(list(dict.fromkeys([*faults, *error.faults, *_arm_faults(everything, error)]))) from None
     base = resolve_precision(base, gpu=gpu, cpu_flags=cpu_flags)
     sweep = f"{grid.name}-{digest(_without_seed(base.fields()))[:8]}"

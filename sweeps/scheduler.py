@@ -11,6 +11,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +86,10 @@ class Progression:
         trial = self._plan.trials[key]
         record = self._store.record(trial)
         if record.status != "done" and record.reason is None:
-            self._store.save_failure(key, error or "the worker ended without a result")
-            record = self._store.record(trial)
+            reason = error or "the worker ended without a result"
+            with suppress(OSError):  # a full disk must not end the driver, which tells the reason all the same
+                self._store.save_failure(key, reason)
+            record = replace(record, status="failed", reason=reason)
         self._over.add(key)
         if record.status != "done":
             self._lost[key] = record.reason or "failed"
@@ -235,7 +239,8 @@ def run(
             import traceback
 
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            Store(storage).save_failure(trial.key, reason, traceback.format_exc())
+            with suppress(OSError):
+                Store(storage).save_failure(trial.key, reason, traceback.format_exc())
             raise
         tune.report({"done": True})  # Tune prints a line for a trial that never reported anything
 

@@ -14,8 +14,11 @@ import os
 import posixpath
 import queue
 import re
+import shlex
+import shutil
 import sqlite3
 import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -71,7 +74,10 @@ def check(uri: str) -> None:
 
 def ui_command(uri: str) -> str:
     """What to type to look at the runs."""
-    return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    if uri.startswith("http"):
+        return f"open {uri}"
+    program = "mlflow" if shutil.which("mlflow") else str(Path(sys.executable).with_name("mlflow"))
+    return shlex.join([program, "ui", "--backend-store-uri", uri])
 
 
 @dataclass

@@ -212,6 +212,20 @@ def test_a_failed_parent_skips_its_descendants_and_nobody_else(tmp_path: Path) -
     assert other is not None and other.arm == "z" and progression.finished
 
 
+def test_a_full_disk_does_not_end_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, store = tiny_plan(tmp_path, {"n": {"pairing": "neighbors"}}), Store(tmp_path)
+    progression = Progression(plan, list(plan.trials), store, [ears := Ears()])
+    trial = progression.take()
+    assert trial is not None
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sweeps.store.save_json", full)
+    progression.ended(trial.key, "OSError: [Errno 28] No space left on device")
+    assert ears.heard == [("failed", "base"), ("skipped", "n")]
+
+
 def test_a_failed_shorter_trial_does_not_stop_the_longer_one(tmp_path: Path) -> None:
     plan, store = tiny_plan(tmp_path, {"e": {"epochs": [1, 2]}}), Store(tmp_path)
     progression = Progression(plan, list(plan.trials), store, [])

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -218,6 +219,32 @@ def test_the_main_job(tmp_path: Path, cache: Path) -> None:
     assert probe["base"] > max(probe["raw-pixels"], probe["untrained"])
     collapsed = {name: r.data.metrics.get("collapse_indicators") for name, r in found.items()}
     assert collapsed["base"] == 0 and collapsed["no-variance"] == 3
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_takes_one_trial_with_it(tmp_path: Path, cache: Path) -> None:
+    path = grid(tmp_path, {"n": {"pairing": "neighbors"}, "z": {"mu": 0}}, epochs=8, train_subset=1000)
+    command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--profile", "digits-m", "--data", str(cache),
+               "--grid", str(path), "--storage", str(tmp_path / "results")]  # fmt: skip
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log)
+        workers: list[psutil.Process] = []
+        deadline = time.monotonic() + 120
+        while not workers and time.monotonic() < deadline:
+            time.sleep(0.1)
+            if list((tmp_path / "results").glob("trials/*/checkpoint.pt")):
+                workers = [
+                    p for p in psutil.Process(driver.pid).children(recursive=True) if "train" in " ".join(p.cmdline()[:1])
+                ]
+        workers[0].kill()
+        assert driver.wait(timeout=200) == 1, (tmp_path / "log").read_text()
+    found = {r.data.tags["arm"]: r for r in children(tmp_path / "results").values()}
+    assert sorted(r.info.status for r in found.values()) in (
+        ["FAILED", "FINISHED", "FINISHED"],
+        ["FAILED", "FINISHED", "KILLED"],
+    )
+    assert run(cache, "--grid", path, "--storage", tmp_path / "results").returncode == 0, "the same command mends it"
+    assert {r.info.status for r in children(tmp_path / "results").values()} == {"FINISHED"}
 
 
 @pytest.mark.slow
