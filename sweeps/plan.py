@@ -130,7 +130,7 @@ def make_plan(
         base = _with_parent(own | {"seed": seeds[0]}, base_fields, f"grid {grid.name}, arm {BASE}")
     except InputError as error:
         # Every arm would report base's faults again; of the arms only what they say themselves is looked at.
-        raise InputError(list(dict.fromkeys([*faults, *error.faults, *_arm_faults(everything, error)]))) from None
+        raise InputError(list(dict.fromkeys([*faults, *error.faults, *_arm_faults(everything)]))) from None
     base = resolve_precision(base, gpu=gpu, cpu_flags=cpu_flags)
     sweep = f"{grid.name}-{digest(_without_seed(base.fields()))[:8]}"
 
@@ -174,7 +174,7 @@ def make_plan(
     return Plan(grid, profile, base, sweep, trials, frozenset(wanted))
 
 
-def _arm_faults(arms: Mapping[str, Fields], of_base: InputError) -> list[str]:
+def _arm_faults(arms: Mapping[str, Fields]) -> list[str]:
     """Faults of the arms' own fields, where base is unsound itself."""
     faults: list[str] = []
     for name, own in arms.items():

@@ -213,7 +213,7 @@ def _sweep(job: _Job, console: Console) -> int:
     if open_keys and not options.report_only:
         skipped, interrupted, tracker = _run(job, open_keys, estimate, console)
     else:
-        console.print(f"{plan.sweep}: {len(done)} of {len(plan.wanted)} trials are done, nothing to train", highlight=False)
+        console.print(f"{plan.sweep}: {len(done)} of {len(plan.wanted)} trials are done, nothing is trained", highlight=False)
         options.storage.mkdir(parents=True, exist_ok=True)
         tracker = _tracker(job)
     everything = [store.record(trial, skipped=skipped.get(key)) for key, trial in plan.trials.items()]

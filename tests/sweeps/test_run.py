@@ -133,7 +133,7 @@ def test_a_sweep_its_repetition_and_a_second_grid_that_shares_trials(tmp_path: P
 
     started = time.monotonic()
     again = run(cache, "--grid", first, "--storage", storage)
-    assert again.returncode == 0 and "3 of 3 trials are done, nothing to train" in again.stdout
+    assert again.returncode == 0 and "3 of 3 trials are done, nothing is trained" in again.stdout
     assert time.monotonic() - started < 30
     assert {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("*.*")} == stamps
     assert {name: r.info.run_id for name, r in children(storage).items()} == {n: r.info.run_id for n, r in before.items()}
