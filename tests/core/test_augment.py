@@ -127,6 +127,15 @@ def test_leaving_one_operation_out_does_not_shift_the_others() -> None:
     assert bool((without.factor[:, 3] == 0).all())
 
 
+def test_operations_and_views_draw_independently() -> None:
+    n = 4000
+    first, second = (draw(Augmentation(), n, 32, seed=0, purpose=purpose) for purpose in ("view-1", "view-2"))
+    assert first.factor is not None and second.factor is not None and first.sigma is not None and first.flip is not None
+    columns = [*first.factor.unbind(1), first.sigma, first.flip.float(), *second.factor.unbind(1)]
+    correlation = torch.corrcoef(torch.stack(columns)) - torch.eye(len(columns))
+    assert float(correlation.abs().max()) < 5 / n**0.5
+
+
 def test_draws_depend_on_seed_purpose_and_epoch_alone() -> None:
     def sigma(**where: object) -> list[float]:
         given = {"seed": 1, "purpose": "a", "epoch": 1} | where

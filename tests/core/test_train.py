@@ -153,6 +153,17 @@ def test_a_pairing_that_needs_a_parent_says_so(splits: Splits) -> None:
         train(tiny_config(pairing="neighbors"), splits)
 
 
+def test_training_follows_the_schedule_step_by_step(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    original = module.learning_rate
+    monkeypatch.setattr(module, "learning_rate", lambda config, p: (asked.append(p), original(config, p))[1])
+    train(
+        tiny_config(epochs=2, schedule="cosine", batch_size=20, train_subset=None),
+        Splits(splits.train, splits.test, splits.test),
+    )
+    assert asked == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75])
+
+
 def test_learning_rate_schedules() -> None:
     constant = tiny_config(epochs=10, warmup_epochs=2)
     assert [learning_rate(constant, p) for p in (0, 1, 2, 9.9)] == pytest.approx([0, 5e-4, 1e-3, 1e-3])
