@@ -242,7 +242,7 @@ class Evaluation:
 
 
 def evaluate(evidence: Evidence, names: Collection[str]) -> Evaluation:
-    """Computes the named metrics; one that fails says why and does not stop the others.
+    """Computes the named metrics; one that is not defined for the evidence says why and does not stop the others.
 
     Args:
         evidence: what to look at.
@@ -261,7 +261,7 @@ def evaluate(evidence: Evidence, names: Collection[str]) -> Evaluation:
                 value = METRICS[bare].function(anomalies[which])
             else:
                 value = METRICS[bare].function(evidence)
-        except (ValueError, ArithmeticError, MemoryError) as error:
+        except (ValueError, ArithmeticError) as error:
             problems[name] = f"{type(error).__name__}: {error}"
             continue
         if value is not None and not math.isfinite(value):

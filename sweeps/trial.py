@@ -111,7 +111,7 @@ def _train(
     resume, inherited = own or _longest_kept(trial, store, device)
 
     def keep(checkpoint: Checkpoint) -> None:
-        _save_tensors(folder / "checkpoint.pt", asdict(checkpoint) | {"inherited": inherited})
+        _save_tensors(folder / "checkpoint.pt", {**vars(checkpoint), "inherited": inherited})
         if on_epoch is not None:
             on_epoch(checkpoint.history[-1])
 
