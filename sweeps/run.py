@@ -227,10 +227,11 @@ def _sweep(job: _Job, console: Console) -> int:
     save_json(folder / "sweep.json", {"sweep": plan.sweep, "profile": plan.profile, "base": plan.base.fields(),
                                       "seeds": sorted({r.trial.config.seed for r in records}),
                                       "trials": {r.trial.key: [r.trial.arm, r.status, r.reason] for r in records}})  # fmt: skip
-    complete = all(record.status == "done" for record in records)
+    statuses = {record.status for record in records}
+    status = "FAILED" if statuses & {"failed", "skipped"} else "KILLED" if "open" in statuses else "FINISHED"
     moment = max((record.evaluated for record in records), default=0.0)
     artifacts = [*tables, folder / "sweep.json"]
-    tracker.close(complete=complete, metrics=report.parent_metrics(records), moment=moment, artifacts=artifacts)
+    tracker.close(status=status, metrics=report.parent_metrics(records), moment=moment, artifacts=artifacts)
     return _conclude(job, records, tables, tracker, interrupted, console)
 
 

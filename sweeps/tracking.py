@@ -119,9 +119,9 @@ class Tracker:
         """The trial is done, failed or skipped; also said of trials that the store held already."""
         self._queue.put(lambda: self._end(record))
 
-    def close(self, *, complete: bool, metrics: Mapping[str, float], moment: float, artifacts: list[Path]) -> None:
-        """Writes what is left, ends the parent run, and waits for it; ``moment`` is the Unix time of the metrics."""
-        self._queue.put(lambda: self._close(complete, metrics, moment, artifacts))
+    def close(self, *, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path]) -> None:
+        """Writes what is left, ends the parent run with MLflow's ``status``, and waits; ``moment``: the metrics' Unix time."""
+        self._queue.put(lambda: self._close(status, metrics, moment, artifacts))
         self._queue.put(None)
         self._thread.join()
 
@@ -280,12 +280,14 @@ class Tracker:
         self._client.set_terminated(child.run_id, status=_STATUS[record.status])
         child.status, child.tags = _STATUS[record.status], {**child.tags, **tags, "said": said}
 
-    def _close(self, complete: bool, metrics: Mapping[str, float], moment: float, artifacts: list[Path]) -> None:
+    def _close(self, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path]) -> None:
         parent = _Child(self._parent, "RUNNING", {}, frozenset())
-        self._log(parent, [(name, value, int(moment * 1000), 0) for name, value in metrics.items()])
+        # A sweep that grows says its summary anew, at the step of so many trials done.
+        step = int(metrics.get("trials_done", 0))
+        self._log(parent, [(name, value, int(moment * 1000), step) for name, value in metrics.items()])
         for path in artifacts:
             self._client.log_artifact(self._parent, str(path))
-        self._client.set_terminated(self._parent, status="FINISHED" if complete else "FAILED")
+        self._client.set_terminated(self._parent, status=status)
 
 
 _STATUS = {"done": "FINISHED", "failed": "FAILED", "skipped": "KILLED", "open": "RUNNING"}

@@ -34,7 +34,7 @@ def tell(plan: Plan, storage: Path, uri: str, *, live: bool = False, skipped: di
                 tracker.epoch(trial, epoch)
         if record.status != "open":
             tracker.ended(record)
-    tracker.close(complete=not skipped, metrics={"trials_done": 1.0}, moment=7.0, artifacts=[])
+    tracker.close(status="FAILED" if skipped else "FINISHED", metrics={"trials_done": 1.0}, moment=7.0, artifacts=[])
     assert tracker.problem is None
 
 
@@ -167,7 +167,7 @@ def test_a_database_that_breaks_is_reported_and_stops_nothing(tmp_path: Path) ->
     plan = tiny_plan(tmp_path, ARMS)
     tracker = tracking.Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, plan, Store(tmp_path), "x")
     tracker.started(arm(plan, "base"))
-    tracker.close(complete=True, metrics={}, moment=0.0, artifacts=[])
+    tracker.close(status="FINISHED", metrics={}, moment=0.0, artifacts=[])
     assert tracker.problem is not None and "database" in tracker.problem
 
 
