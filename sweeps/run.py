@@ -210,7 +210,8 @@ def _sweep(job: _Job, console: Console) -> int:
 
     skipped: dict[str, str] = {}
     interrupted = False
-    if open_keys and not options.report_only:
+    ran = bool(open_keys) and not options.report_only
+    if ran:
         skipped, interrupted, tracker = _run(job, open_keys, estimate, console)
     else:
         console.print(f"{plan.sweep}: {len(done)} of {len(plan.wanted)} trials are done, nothing is trained", highlight=False)
@@ -232,7 +233,12 @@ def _sweep(job: _Job, console: Console) -> int:
     moment = max((record.evaluated for record in records), default=0.0)
     artifacts = [*tables, folder / "sweep.json"]
     tracker.close(status=status, metrics=report.parent_metrics(records), moment=moment, artifacts=artifacts)
-    return _conclude(job, records, tables, tracker, interrupted, console)
+    exit_code = _conclude(job, records, tables, tracker, interrupted, console)
+    if ran:
+        from sweeps import scheduler
+
+        scheduler.disconnect()
+    return exit_code
 
 
 def _tracker(job: _Job) -> tracking.Tracker:
@@ -246,7 +252,7 @@ def _command() -> str:
 def _run(
     job: _Job, open_keys: list[str], estimate: cost.Estimate, console: Console
 ) -> tuple[dict[str, str], bool, tracking.Tracker]:
-    """Loads the images, starts Ray and MLflow, and runs what is open; the tracker is left open."""
+    """Loads the images, starts Ray and MLflow, and runs what is open; Ray and the tracker are left open."""
     from sweeps import scheduler
 
     options, plan = job.options, job.plan
@@ -276,8 +282,6 @@ def _run(
             )
     except KeyboardInterrupt:
         interrupted = True
-    finally:
-        scheduler.disconnect()
     # Tune ends cleanly at a Ctrl-C, so what is neither done, failed nor skipped tells of one.
     interrupted |= any(job.store.record(plan.trials[key], skipped=skipped.get(key)).status == "open" for key in open_keys)
     return skipped, interrupted, tracker

@@ -7,6 +7,7 @@ store, not in Tune's own state: a killed sweep is continued from the store.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -177,7 +178,12 @@ def connect(address: str | None) -> None:
 
 
 def disconnect() -> None:
-    """Ends what :func:`connect` started; a cluster that was joined lives on."""
+    """Ends what :func:`connect` started; a cluster that was joined lives on. To be called when no other thread is left.
+
+    A thread whose garbage collection meets a reference of Ray's while Ray shuts down ends the whole process with code 1
+    ("accesses the Ray's worker after it is shutdown"): so references go first, and other threads have ended.
+    """
+    gc.collect()
     ray.shutdown()
 
 
