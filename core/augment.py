@@ -9,6 +9,7 @@ Drawing (numpy, on the CPU, an epoch at once) is apart from applying (torch, on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -64,8 +65,7 @@ class Draws:
                 values[field.name] = torch.cat(parts, dim=1).flatten(0, 1)
         return type(self)(**values)
 
-    def _map(self, function: object) -> Self:
-        assert callable(function)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return type(self)(**{name: None if value is None else function(value) for name, value in values.items()})
 

@@ -39,8 +39,7 @@ def resnet18(representation_dim: int) -> tuple[nn.Module, nn.Module]:
 def small(representation_dim: int) -> tuple[nn.Module, nn.Module]:
     """Four 3x3 convolutions with stride 2 (16, 32, 64, 64 channels), average pool, a linear head: trains in seconds.
 
-    Without batch norm, which would keep the backbone's features at unit scale and so hide from every later layer, and from
-    whoever looks at them, that an encoder has collapsed.
+    Without batch norm: chosen after seeing results on digits-m, see docs/benchmarks.md.
     """
     from torch import nn
 

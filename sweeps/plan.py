@@ -124,10 +124,13 @@ def make_plan(
         chosen = everything if arms is None else select_arms(everything, arms)
     except InputError as error:
         faults += error.faults
-    base_fields = merge(merge(PROFILES[profile], grid.base), settings) | {"seed": seeds[0]}
+
+    def laid_over(own: Fields, seed: int) -> Fields:
+        return merge(merge(merge(PROFILES[profile], grid.base), own), settings) | {"seed": seed}
+
+    base_fields = laid_over({}, seeds[0])
     try:
-        own = merge(merge(merge(PROFILES[profile], grid.base), everything[BASE]), settings)
-        base = _with_parent(own | {"seed": seeds[0]}, base_fields, f"grid {grid.name}, arm {BASE}")
+        base = _with_parent(laid_over(everything[BASE], seeds[0]), base_fields, f"grid {grid.name}, arm {BASE}")
     except InputError as error:
         # Every arm would report base's faults again; of the arms only what they say themselves is looked at.
         raise InputError(list(dict.fromkeys([*faults, *error.faults, *_arm_faults(everything)]))) from None
@@ -137,9 +140,8 @@ def make_plan(
     configs: list[tuple[str, TrialConfig]] = []
     for name, own in everything.items():
         for seed in dict.fromkeys((*seeds, *earlier_seeds(sweep))):
-            fields = merge(merge(merge(PROFILES[profile], grid.base), own), settings) | {"seed": seed}
             try:
-                config = _with_parent(fields, base_fields, f"grid {grid.name}, arm {name}")
+                config = _with_parent(laid_over(own, seed), base_fields, f"grid {grid.name}, arm {name}")
                 configs.append((name, resolve_precision(config, gpu=gpu, cpu_flags=cpu_flags)))
             except InputError as error:
                 faults += error.faults

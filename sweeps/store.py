@@ -169,7 +169,8 @@ class Store:
         metrics: dict[str, float] = {}
         problems: dict[str, str] = {}
         headline = next(iter(trial.anomalies), None)
-        for name, id_ in metric_ids(trial.anomalies).items():
+        ids = metric_ids(trial.anomalies)
+        for name, id_ in ids.items():
             result = results.get(id_)
             if result is None:
                 continue
@@ -180,9 +181,9 @@ class Store:
                 elif result.value is not None:
                     metrics[alias] = result.value
         evaluated = max((result.time for result in results.values()), default=0.0)
-        failure = self.failure(trial.key)
-        if self.is_done(trial):
+        if training is not None and all(id_ in results for id_ in ids.values()):
             return TrialRecord(trial, "done", training, metrics, problems, evaluated)
+        failure = self.failure(trial.key)
         status = "skipped" if skipped else "failed" if failure else "open"
         return TrialRecord(trial, status, training, metrics, problems, evaluated, skipped or failure)
 

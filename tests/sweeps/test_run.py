@@ -116,6 +116,13 @@ def test_lists_the_grids(cache: Path) -> None:
     assert done.returncode == 0 and "ablations" in done.stdout and "What" in done.stdout
 
 
+def test_texts_that_look_like_markup_are_shown_as_they_are(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "marked.yaml"
+    path.write_text(yaml.safe_dump({"question": "is [/b] fine?", "arms": {"[/red]": {"mu": 0}}}))
+    done = run(cache, "--grid", path, "--dry-run")
+    assert done.returncode == 0 and "is [/b] fine?" in done.stdout and "[/red]" in done.stdout
+
+
 # -- whole sweeps --------------------------------------------------------------------------------------------------------
 
 
