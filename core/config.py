@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.datasets import describe_datasets, is_dataset, normal_name
 from core.errors import InputError
-from core.models import ENCODERS
+from core.models import ENCODERS, IMAGE_SIZE
 from core.pairing import PAIRINGS
 
 if TYPE_CHECKING:
@@ -24,11 +25,54 @@ if TYPE_CHECKING:
 #: Raised whenever the same config would train to different weights; tests/core/test_semantics.py fails when someone forgets.
 TRAINING_SEMANTICS = 1
 
+#: Numbers in an image.
+IMAGE_PIXELS = 3 * IMAGE_SIZE**2
+
 #: -0.0 becomes 0.0, which would otherwise be another key.
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(abs)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1), AfterValidator(abs)]
 DatasetName = Annotated[str, AfterValidator(normal_name)]
+
+
+_ENCODER = ("encoder", "representation_dim", "seed")
+_TRAINING = ("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup_epochs", "precision")
+_VICREG = ("mu", "lambda", "nu", "gamma", "epsilon", "pairing", "projector_dims", "joint_forward")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What makes a representation.
+
+    Attributes:
+        fields: the config fields that matter to it, beside the data's and, where views are augmented, the augmentation.
+        meaning: one line for help and reports.
+    """
+
+    fields: tuple[str, ...]
+    meaning: str
+
+    @property
+    def trained(self) -> bool:
+        """Whether weights are trained, epoch by epoch."""
+        return "epochs" in self.fields
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether there is an encoder, and with it a seed; other methods are the same for every seed."""
+        return "encoder" in self.fields
+
+
+METHODS: dict[str, Method] = {
+    "vicreg": Method((*_ENCODER, *_TRAINING, *_VICREG), "an encoder trained with VICReg"),
+    "supervised": Method((*_ENCODER, *_TRAINING), "the same encoder trained with the labels (cross-entropy): the upper bound"),
+    "untrained": Method(_ENCODER, "the same encoder with its initial weights"),
+    "raw-pixels": Method((), "the pixels themselves"),
+    "pca": Method(("representation_dim",), "principal components of the pixels"),
+    "laplacian-eigenmaps": Method(
+        ("representation_dim", "graph_neighbors"), "eigenvectors of the pixels' neighbourhood graph (Belkin & Niyogi 2003)"
+    ),
+}
 
 
 class Augmentation(BaseModel):
@@ -76,7 +120,7 @@ class TrialConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["vicreg", "untrained", "raw-pixels"] = Field("vicreg", description="what makes the representation")
+    method: str = Field("vicreg", description="what makes the representation")
 
     lambda_: Weight = Field(25.0, alias="lambda", description="weight of the invariance term")
     mu: Weight = Field(25.0, description="weight of the variance term (both views summed, as in the paper)")
@@ -94,6 +138,8 @@ class TrialConfig(BaseModel):
     projector_dims: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (512, 512, 512), min_length=1, description="widths of the projector's layers"
     )
+
+    graph_neighbors: int = Field(10, ge=1, description="neighbours of an image in the graph of laplacian-eigenmaps")
 
     dataset: DatasetName = Field("cifar10", description="images to train and test on")
     anomaly_datasets: tuple[DatasetName, ...] = Field(
@@ -117,6 +163,8 @@ class TrialConfig(BaseModel):
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
         faults = []
+        if self.method not in METHODS:
+            faults.append(f"method: {self.method!r} is not one of {', '.join(METHODS)}{suggest(self.method, list(METHODS))}")
         if self.pairing not in PAIRINGS:
             faults.append(f"pairing: {self.pairing!r} is not one of {', '.join(PAIRINGS)}")
         if self.encoder not in ENCODERS:
@@ -128,8 +176,10 @@ class TrialConfig(BaseModel):
                 faults.append(f"{field}: {name!r} is not one of {describe_datasets(anomalies=anomalies)}")
         if len(set(self.anomaly_datasets)) != len(self.anomaly_datasets):
             faults.append("anomaly_datasets: a set is named twice")
-        if self.parent is not None and self.parent.method == "raw-pixels":
-            faults.append("parent: raw pixels are no encoder; use pairing: pixel-neighbors")
+        if self.parent is not None and not METHODS[self.parent.method].has_encoder:
+            faults.append(
+                f"parent: {self.parent.method} has no encoder; for neighbours of the pixels use pairing: pixel-neighbors"
+            )
         if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
             faults.append(f"warmup_epochs: {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
         if faults:
@@ -147,17 +197,15 @@ class TrialConfig(BaseModel):
         stands for it in :func:`trial_key`).
         """
         everything = self.fields()
-        chosen = {"method", "dataset", "train_subset"}
-        if self.method != "raw-pixels":
-            chosen |= {"encoder", "representation_dim", "seed"}
+        chosen = {"method", "dataset", "train_subset", *METHODS[self.method].fields}
+        augmented = self.trained
         if self.method == "vicreg":
-            chosen |= {"mu", "lambda", "nu", "gamma", "epsilon", "pairing", "projector_dims", "epochs", "batch_size"}
-            chosen |= {"optimizer", "learning_rate", "weight_decay", "schedule", "warmup_epochs", "joint_forward", "precision"}
             pairing = PAIRINGS[self.pairing]
             chosen |= set(pairing.fields)
-            if pairing.augmented:
-                chosen.add("augmentation")
-                everything["augmentation"] = self.augmentation.outcome_fields()
+            augmented = pairing.augmented
+        if augmented:
+            chosen.add("augmentation")
+            everything["augmentation"] = self.augmentation.outcome_fields()
         return {name: everything[name] for name in sorted(chosen)}
 
     @property
@@ -168,7 +216,12 @@ class TrialConfig(BaseModel):
     @property
     def trained(self) -> bool:
         """Whether this trial trains anything."""
-        return self.method == "vicreg"
+        return METHODS[self.method].trained
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether this trial has an encoder, and with it a seed."""
+        return METHODS[self.method].has_encoder
 
     def replace(self, **changes: Any) -> TrialConfig:
         """A validated copy with some fields changed (``lambda_`` for lambda)."""
@@ -248,12 +301,19 @@ def check_sizes(config: TrialConfig, splits: Splits) -> None:
     faults = []
     if len(splits.validation) == 0:
         faults.append(f"{config.dataset}: no class has two train images, so none can be held out as validation")
-    for name, n in (("train", len(splits.train)), ("test", len(splits.test))) if config.trained else ():
-        if n < config.batch_size:
-            held_out = " (a tenth is held out)" if name == "train" else ""
-            faults.append(f"batch_size: {config.batch_size} is more than the {n} {name} images of {config.dataset}{held_out}")
-        if PAIRINGS[config.pairing].table and n <= config.neighbors_k:
-            faults.append(f"neighbors_k: {config.neighbors_k} needs more than the {n} {name} images of {config.dataset}")
+    held_out = " (a tenth is held out)"
+    for name, n in (("train", len(splits.train)), ("test", len(splits.test))):
+        images = f"the {n} {name} images of {config.dataset}{held_out if name == 'train' else ''}"
+        if config.trained and n < config.batch_size:
+            faults.append(f"batch_size: {config.batch_size} is more than {images}")
+        if config.method == "vicreg" and PAIRINGS[config.pairing].table and n <= config.neighbors_k:
+            faults.append(f"neighbors_k: {config.neighbors_k} needs more than {images}")
+        if name == "train" and config.method == "laplacian-eigenmaps" and n <= config.graph_neighbors:
+            faults.append(f"graph_neighbors: {config.graph_neighbors} needs more than {images}")
+        if name == "train" and config.method in ("laplacian-eigenmaps", "pca") and n < config.representation_dim + 2:
+            faults.append(f"representation_dim: {config.representation_dim} for {config.method} needs more than {images}")
+    if config.method == "pca" and config.representation_dim > IMAGE_PIXELS:
+        faults.append(f"representation_dim: {config.representation_dim} for pca is more than the {IMAGE_PIXELS} pixels")
     if faults:
         raise InputError(faults)
 

@@ -7,9 +7,10 @@ and keeps the arrays below ``data_dir``. Naming and validating one costs nothing
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +34,14 @@ class ImageSet:
         class_names: the classes' names.
         groups: [N] int64; images with one number are renderings of one source and stay on one side of every split.
             None: every image is its own source.
+        factors: name -> [N, F] float64, what the images were made from beside their class, where that is known.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     groups: NDArray[np.int64] | None = None
+    factors: Mapping[str, NDArray[np.float64]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,7 +49,8 @@ class ImageSet:
     def take(self, indices: NDArray[np.int64]) -> ImageSet:
         """The images at the indices, in their order."""
         groups = None if self.groups is None else self.groups[indices]
-        return ImageSet(self.images[indices], self.labels[indices], self.class_names, groups)
+        factors = None if self.factors is None else {name: values[indices] for name, values in self.factors.items()}
+        return ImageSet(self.images[indices], self.labels[indices], self.class_names, groups, factors)
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,7 @@ class Source:
         return self.train_images == 0
 
 
-def _arrays(
-    load: Callable[..., tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.int64] | None]],
-) -> Callable[[Path, str], ImageSet]:
+def _arrays(load: Callable[..., tuple[Any, ...]]) -> Callable[[Path, str], ImageSet]:
     return lambda data_dir, split: ImageSet(*load(data_dir, split))
 
 

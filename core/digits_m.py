@@ -29,7 +29,11 @@ _SIDES = (20, 29)  # an enlarged digit's side: from 20 to 28 pixels
 _STRIP = 64  # the photographs are cut into strips this wide; a patch lies within one strip
 _TEST_STRIPS = (1, 4, 7)
 
-Loaded = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.int64] | None]
+Factors = dict[str, NDArray[np.float64]]
+Loaded = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.int64] | None, Factors | None]
+#: What an image was made from, beside its class: mean colour of the background [3] in [0, 1], the digit's centre [2] (down,
+#: right) and its side [1] in pixels.
+FACTORS = ("background_colour", "position", "size")
 
 
 @dataclass(frozen=True)
@@ -37,34 +41,35 @@ class _Made:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     groups: NDArray[np.int64]
+    factors: Factors
 
 
 def load(data_dir: Path, split: str) -> Loaded:
     """The ``train`` images (1,297 digits, six renderings each) or the ``test`` images (500 digits, four each).
 
     Returns:
-        images [N, 3, 32, 32] uint8, labels [N] int64, class names, groups [N] int64 (the source digit).
+        images [N, 3, 32, 32] uint8, labels [N] int64, class names, groups [N] int64 (the source digit), and FACTORS.
     """
     path = data_dir / f"digits-m-{VERSION}-{split}.npz"
     arrays = load_arrays(path)
-    if arrays is None:
+    if arrays is None or any(name not in arrays for name in FACTORS):
         made = _render(split, on_black=False)
-        arrays = {"images": made.images, "labels": made.labels, "groups": made.groups}
+        arrays = {"images": made.images, "labels": made.labels, "groups": made.groups, **made.factors}
         save_arrays(path, arrays)
-    return arrays["images"], arrays["labels"], CLASS_NAMES, arrays["groups"]
+    return arrays["images"], arrays["labels"], CLASS_NAMES, arrays["groups"], {name: arrays[name] for name in FACTORS}
 
 
 def load_patches(data_dir: Path, split: str) -> Loaded:
     """2,000 patches of the photographs' test regions, without a digit."""
     rng = np.random.RandomState(_SEED + 10)
     images = np.stack([_patch("test", rng) for _ in range(2000)]).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(images), np.zeros(2000, dtype=np.int64), ("patch",), None
+    return np.ascontiguousarray(images), np.zeros(2000, dtype=np.int64), ("patch",), None, None
 
 
 def load_black(data_dir: Path, split: str) -> Loaded:
     """The test digits on black: what the images mean, without what they look like."""
     made = _render("test", on_black=True)
-    return made.images, made.labels, CLASS_NAMES, made.groups
+    return made.images, made.labels, CLASS_NAMES, made.groups, None
 
 
 def _render(split: str, *, on_black: bool) -> _Made:
@@ -72,6 +77,7 @@ def _render(split: str, *, on_black: bool) -> _Made:
     rng = np.random.RandomState(_SEED + {"train": 2, "test": 3}[split])
     renderings = _RENDERINGS[split]
     images = np.empty((len(digits) * renderings, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    factors = {name: np.empty((len(images), width)) for name, width in zip(FACTORS, (3, 2, 1), strict=True)}
     for i in range(len(images)):
         digit = _enlarge(digits[i // renderings], rng.randint(*_SIDES))
         top, left = (rng.randint(IMAGE_SIZE - side + 1) for side in digit.shape)
@@ -79,9 +85,12 @@ def _render(split: str, *, on_black: bool) -> _Made:
         canvas[top : top + digit.shape[0], left : left + digit.shape[1], 0] = digit
         patch = _patch(split, rng).astype(np.float64)
         images[i] = np.abs((0.0 if on_black else patch) - canvas).round()
-    return _Made(
-        np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.repeat(labels, renderings), np.repeat(sources, renderings)
-    )
+        side = len(digit)
+        factors["background_colour"][i] = patch.mean(axis=(0, 1)) / 255
+        factors["position"][i] = top + side / 2, left + side / 2
+        factors["size"][i] = side
+    labels, sources = (np.repeat(values, renderings) for values in (labels, sources))
+    return _Made(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels, sources, factors)
 
 
 def _digits(split: str) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:

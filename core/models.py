@@ -113,3 +113,17 @@ def build_projector(representation_dim: int, dims: tuple[int, ...], seed: int) -
             layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
         layers.append(nn.Linear(widths[-2], widths[-1], bias=False))
     return nn.Sequential(*layers)
+
+
+def build_classifier(representation_dim: int, classes: int, seed: int) -> nn.Sequential:
+    """A linear classifier on the representation, for supervised training.
+
+    Args:
+        representation_dim: dimensions of its input.
+        classes: number of classes.
+        seed: the trial's seed.
+    """
+    from torch import nn
+
+    with torch_seed(seed, "classifier"):
+        return nn.Sequential(nn.Linear(representation_dim, classes))

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 4096  # queries a call, so that progress and memory stay bounded
+_FAR_BLOCK = 256  # rows of the distance matrix in memory at once
 
 
 def nearest(base: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -41,6 +42,28 @@ def nearest(base: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> 
         block = slice(start, start + _BLOCK)
         distances[block], indices[block] = index.search(queries[block] - center, k)
     return np.sqrt(np.maximum(distances, 0)), indices
+
+
+def farthest(base: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k most distant base points of every query, as :func:`nearest` gives the nearest: the most distant first."""
+    if k > len(base):
+        raise ValueError(f"{k} most distant points asked for among {len(base)}")
+    if not (np.isfinite(base).all() and np.isfinite(queries).all()):
+        raise ValueError("a representation holds NaN or infinity: distances are not defined")
+    center = base.mean(axis=0, dtype=np.float64)
+    points, others = base - center, queries - center
+    square = np.square(points).sum(axis=1)
+    distances = np.empty((len(queries), k), dtype=np.float32)
+    indices = np.empty((len(queries), k), dtype=np.int64)
+    for start in range(0, len(queries), _FAR_BLOCK):
+        block = slice(start, start + _FAR_BLOCK)
+        q = others[block]
+        squared = np.square(q).sum(axis=1)[:, None] + square - 2 * q @ points.T
+        top = np.argpartition(squared, -k, axis=1)[:, -k:]
+        order = np.argsort(-np.take_along_axis(squared, top, axis=1), axis=1, kind="stable")
+        indices[block] = np.take_along_axis(top, order, axis=1)
+        distances[block] = np.sqrt(np.maximum(np.take_along_axis(squared, indices[block], axis=1), 0))
+    return distances, indices
 
 
 def neighbor_table(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:

@@ -41,6 +41,14 @@ def fpr_at_95_tpr(normal: Scores, anomalous: Scores) -> float:
     return float(fpr[np.argmax(tpr >= 0.95)])
 
 
+def spread(anomalous: Scores) -> float:
+    """Coefficient of variation of the anomalies' scores: near 0, all anomalies are ranked alike."""
+    mean = float(anomalous.mean())
+    if mean == 0:
+        raise ValueError("all scores are zero")
+    return float(anomalous.std() / mean)
+
+
 def _labelled(normal: Scores, anomalous: Scores) -> tuple[NDArray[np.int64], Scores]:
     truth = np.repeat([0, 1], [len(normal), len(anomalous)])
     return truth, np.concatenate([normal, anomalous])

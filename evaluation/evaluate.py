@@ -14,11 +14,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from core import digits_m
+from core.config import IMAGE_PIXELS
+from core.datasets import balanced_subset
 from core.pairing import PairStatistics
-from evaluation import anomaly, clustering, retrieval, spectrum
+from evaluation import anomaly, clustering, invariance, retrieval, spectrum
+from evaluation.factors import linear_r2
 from evaluation.probe import Probe, logistic_probe, study_probe
 
 if TYPE_CHECKING:
+    from core.datasets import ImageSet, Splits
     from core.embed import Features
 
 
@@ -37,6 +45,8 @@ class Evidence:
         pairs: statistics of the training pairs, if any.
         gamma: the variance term's target.
         untrained_probe_accuracy: ``probe_accuracy`` of the untrained encoder of the same seed, architecture and data.
+        images: the images themselves; None where only features are at hand.
+        embed: images -> features, as those above were made.
     """
 
     train: Features
@@ -49,6 +59,8 @@ class Evidence:
     pairs: PairStatistics | None = None
     gamma: float = 1.0
     untrained_probe_accuracy: float | None = None
+    images: Splits | None = None
+    embed: Callable[[ImageSet], Features] | None = None
 
     @cached_property
     def probe(self) -> Probe:
@@ -80,17 +92,36 @@ class Evidence:
         """Anomaly scores of the test images."""
         return anomaly.scores(self.train.representation, self.test.representation)
 
+    @property
+    def compact(self) -> bool:
+        """Whether the representation is smaller than the images, so that it is worth keeping."""
+        return int(self.train.representation.shape[1]) < IMAGE_PIXELS
+
+    @cached_property
+    def looked_at(self) -> NDArray[np.int64]:
+        """Indices of the test images, class-balanced, for what is too much for all of them."""
+        return balanced_subset(self.test.labels, min(invariance.IMAGES, len(self.test)))
+
+    def after(self, operation: str) -> NDArray[np.float32] | None:
+        """Representations of those test images after an operation of :data:`invariance.OPERATIONS`."""
+        if self.images is None or self.embed is None:
+            return None
+        return self.embed(invariance.operated(self.images.test.take(self.looked_at), operation)).representation
+
     def of_anomalies(self, name: str) -> AnomalyEvidence:
         """The evidence on one anomaly set."""
-        return AnomalyEvidence(self.test_scores, anomaly.scores(self.train.representation, self.anomalies[name].representation))
+        representation = self.anomalies[name].representation
+        scores = anomaly.scores(self.train.representation, representation)
+        return AnomalyEvidence(self.test_scores, scores, representation if self.compact else None)
 
 
 @dataclass(frozen=True)
 class AnomalyEvidence:
-    """Anomaly scores, [M] float64 each: of the test images and of the images of one anomaly set."""
+    """Anomaly scores, [M] float64 each: of the test images and of one anomaly set's, whose representation is [M, D] if kept."""
 
     test_scores: anomaly.Scores
     anomaly_scores: anomaly.Scores
+    representation: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +152,26 @@ def _knn(e: Evidence) -> float:
 
 
 def _last(name: str) -> Callable[[Evidence], float | None]:
-    return lambda e: e.history[-1][name] if e.history else None
+    return lambda e: e.history[-1].get(name) if e.history else None
+
+
+def _moved_by(operation: str) -> Callable[[Evidence], float | None]:
+    def moved(e: Evidence) -> float | None:
+        after = e.after(operation)
+        return None if after is None else invariance.relative_shift(e.test.representation[e.looked_at], after)
+
+    return moved
+
+
+def _reads(factor: str) -> Callable[[Evidence], float | None]:
+    def reads(e: Evidence) -> float | None:
+        if e.images is None or e.images.test.factors is None or factor not in e.images.test.factors:
+            return None
+        parts = ((e.train, e.images.train), (e.validation, e.images.validation), (e.test, e.images.test))
+        known = [(features.representation, images.factors[factor]) for features, images in parts if images.factors is not None]
+        return linear_r2(*known)
+
+    return reads
 
 
 def _probe_gain(e: Evidence) -> float | None:
@@ -139,7 +189,7 @@ COLLAPSED_GAIN_ERRORS = 2.0
 
 def _collapse_indicators(e: Evidence) -> float | None:
     gain = _probe_gain(e)
-    if gain is None:
+    if gain is None or "projection_std" not in e.history[-1]:
         return None
     last = e.history[-1]
     accuracies = (e.probe.accuracy, e.probe.accuracy - gain)
@@ -200,6 +250,28 @@ METRICS: dict[str, Metric] = {
     "probe_gain": Metric(_probe_gain, "higher", "probe_accuracy less the untrained encoder's"),
     "collapse_indicators": Metric(
         _collapse_indicators, "lower", "how many of 3 speak: projection_std < 0.1 gamma, dead_dimensions > 0.5, no probe_gain"
+    ),
+    **{
+        f"moved_by_{operation}": Metric(
+            _moved_by(operation), None, f"how far {operation} moves a test representation, in mean distances of two images"
+        )
+        for operation in invariance.OPERATIONS
+    },
+    "distance_within_class": Metric(
+        lambda e: invariance.relative_class_distance(e.test.representation[e.looked_at], e.test.labels[e.looked_at]), None,
+        "distance of two test images of one class, in mean distances of two images",
+    ),
+    **{
+        f"reads_{factor}": Metric(_reads(factor), None, f"R^2 with which {factor.replace('_', ' ')} is read off linearly")
+        for factor in digits_m.FACTORS
+    },
+    "farthest_distinct": Metric(
+        lambda e: retrieval.distinct_farthest(e.train.representation, e.test.representation[e.looked_at]), None,
+        "share of different images among the 5 most distant ones of 1,000 test images; near 0: hubs",
+    ),
+    "anomaly_spread": Metric(
+        lambda e: anomaly.spread(e.anomaly_scores), None,
+        "coefficient of variation of the anomalies' scores; near 0: all ranked alike", per_anomaly_set=True,
     ),
     "pair_label_purity": Metric(
         lambda e: e.pairs.label_purity if e.pairs else None, None, "share of training pairs of one class"

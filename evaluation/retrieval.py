@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from core.neighbors import nearest
+from core.neighbors import farthest, nearest
 
 NEIGHBORS = 20
+FARTHEST = 5
 
 
 def knn_accuracy(
@@ -28,3 +29,17 @@ def knn_accuracy(
     classes = int(train_labels.max()) + 1
     counts = np.stack([(votes == label).sum(axis=1) for label in range(classes)], axis=1)
     return float(np.mean(counts.argmax(axis=1) == test_labels))
+
+
+def distinct_farthest(train: NDArray[np.float32], queries: NDArray[np.float32], k: int = FARTHEST) -> float:
+    """How many different images are among the k most distant train images of all queries, as a share of all M * k places.
+
+    Near 0 the same few images (hubs) are the most distant ones of every query; 1 where no image is so for two.
+
+    Args:
+        train: [N, D] float32.
+        queries: [M, D] float32.
+        k: at most N.
+    """
+    _, found = farthest(train, queries, min(k, len(train)))
+    return len(np.unique(found)) / found.size

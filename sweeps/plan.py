@@ -51,7 +51,7 @@ class Trial:
     @property
     def title(self) -> str:
         """For people: the arm and, where it matters, the seed."""
-        return self.arm if self.config.method == "raw-pixels" else f"{self.arm} · seed {self.config.seed}"
+        return f"{self.arm} · seed {self.config.seed}" if self.config.has_encoder else self.arm
 
 
 @dataclass(frozen=True)

@@ -336,7 +336,7 @@ def _show_plan(job: _Job, done: list[str], estimate: cost.Estimate, console: Con
             f"{name}: {mine}" if name != "augmentation" or mine is None else name for name, (_, mine) in trial.differs.items()
         ]
         arm = " = ".join((trial.arm, *trial.aliases)) + (" (added)" if trial.added_for else "")
-        seed = "" if trial.config.method == "raw-pixels" else str(trial.config.seed)
+        seed = str(trial.config.seed) if trial.config.has_encoder else ""
         state = "done" if key in done else "to evaluate" if job.store.is_trained(key) else "to do"
         seconds = duration(estimate.seconds[key]) if key in estimate.seconds else ""
         shown.add_row(arm, seed, state, ", ".join(needs), "; ".join(differs), seconds)

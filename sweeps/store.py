@@ -4,8 +4,11 @@
 ``config.json``             the config, and what it was trained on
 ``checkpoint.pt``           the state after the last epoch so far; kept at the end, for longer trials to go on from
 ``encoder.pt``              the trained encoder's weights
+``fitted.npz``              what PCA or Laplacian eigenmaps took from the train images
 ``trained.json``            written when training is over: history, pairs, device, time. Its presence says "trained"
 ``evaluation-<id>.json``    numbers, each under what identifies its computation; several files add up
+``details/<id>.npz``        features, predictions, scores of single images (:mod:`evaluation.details`)
+``figures/<id>.png``        figures (:mod:`evaluation.figures`)
 ``failure.json``            why the last attempt failed; removed by the next attempt
 ==========================  =============================================================================================
 
@@ -15,16 +18,22 @@ This module knows no torch: planning and reporting read the store without it.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from core.config import digest
-from core.files import load_json, save_json
+from core.files import load_arrays, load_json, save_arrays, save_json, whole_file
+from evaluation.details import DETAILS, detail_ids
 from evaluation.evaluate import metric_ids
+from evaluation.figures import figure_ids
 from sweeps.plan import Trial
+
+_SUFFIX = {"detail": "npz", "figure": "png"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Result:
-    """One metric's outcome in the store: a number, None where it does not apply, or a problem."""
+    """One outcome in the store: a number, None where it does not apply, or a problem; for a detail or a figure that has a
+    file, 1.
+    """
 
     value: float | None
     problem: str | None
@@ -137,8 +148,67 @@ class Store:
         return {name: id_ for name, id_ in metric_ids(trial.anomalies).items() if id_ not in known}
 
     def is_done(self, trial: Trial) -> bool:
-        """Whether nothing is left to do for a trial."""
-        return self.is_trained(trial.key) and not self.missing(trial)
+        """Whether nothing is left to do in a trial's slot; its figures may still be to draw."""
+        return self.is_trained(trial.key) and not self.missing(trial) and not self.missing_details(trial)
+
+    # -- details and figures --------------------------------------------------------------------------------------------
+
+    def missing_details(self, trial: Trial, *, derived: bool = False) -> dict[str, str]:
+        """Names and ids of the details that a trial still lacks: those of its slot, or those derived outside of it."""
+        ids = detail_ids(trial.anomalies)
+        return self._absent(trial.key, {n: i for n, i in ids.items() if bool(DETAILS[n.partition("/")[0]].derived) == derived})
+
+    def missing_figures(self, trial: Trial) -> dict[str, str]:
+        """Names and ids of the figures that a trial still lacks."""
+        return self._absent(trial.key, figure_ids(trial.title, trial.anomalies))
+
+    def is_drawn(self, trial: Trial) -> bool:
+        """Whether nothing is left to do for a trial's figures."""
+        return not self.missing_figures(trial)
+
+    def _absent(self, key: str, ids: Mapping[str, str]) -> dict[str, str]:
+        known = self.results(key)
+        return {
+            name: id_
+            for name, id_ in ids.items()
+            if (result := known.get(id_)) is None or (result.value is not None and not self._file(key, id_).is_file())
+        }
+
+    def _file(self, key: str, id_: str) -> Path:
+        kind, name = id_.split(":", 1)
+        return self.folder(key) / {"detail": "details", "figure": "figures"}[kind] / f"{name}.{_SUFFIX[kind]}"
+
+    def _save_file(self, key: str, id_: str, content: Mapping[str, NDArray[Any]] | bytes | None) -> Result:
+        """Keeps a detail's arrays or a figure's bytes; returns the result to be saved once all files are there."""
+        if isinstance(content, bytes):
+            with whole_file(self._file(key, id_)) as temporary:
+                temporary.write_bytes(content)
+        elif content is not None:
+            save_arrays(self._file(key, id_), dict(content))
+        return Result(None if content is None else 1.0, None, time.time())
+
+    def make(self, key: str, id_: str, function: Callable[[], Mapping[str, NDArray[Any]] | bytes | None]) -> Result:
+        """Makes and keeps a detail or a figure; where it is not defined, the result says why."""
+        try:
+            return self._save_file(key, id_, function())
+        except (ValueError, ArithmeticError) as error:
+            return Result(None, f"{type(error).__name__}: {error}", time.time())
+
+    def detail(self, trial: Trial, name: str) -> dict[str, NDArray[Any]] | None:
+        """A detail's arrays; None where it does not apply or is not there."""
+        return load_arrays(self._file(trial.key, detail_ids(trial.anomalies)[name]))
+
+    def figures(self, trial: Trial) -> dict[str, Path]:
+        """A trial's figures, by name."""
+        files = {name: self._file(trial.key, id_) for name, id_ in figure_ids(trial.title, trial.anomalies).items()}
+        return {name: path for name, path in files.items() if path.is_file()}
+
+    def problems(self, trial: Trial) -> dict[str, str]:
+        """Details and figures that are not defined for a trial, and why."""
+        known = self.results(trial.key)
+        ids = {f"detail {name}": id_ for name, id_ in detail_ids(trial.anomalies).items()}
+        ids |= {f"figure {name}": id_ for name, id_ in figure_ids(trial.title, trial.anomalies).items()}
+        return {name: known[id_].problem or "" for name, id_ in ids.items() if id_ in known and known[id_].problem}
 
     # -- failures -------------------------------------------------------------------------------------------------------
 

@@ -17,11 +17,12 @@ from torch import nn
 from core.config import TrialConfig
 from core.datasets import ImageSet, Splits
 from core.embed import Features, embed
-from core.files import whole_file
+from core.files import load_arrays, save_arrays, whole_file
 from core.pairing import PairStatistics
 from core.threads import compute_settings
 from core.train import Checkpoint, Trained, train, untrained_encoder
-from evaluation.baselines import embedder
+from evaluation import details
+from evaluation.baselines import embedder, fit
 from evaluation.evaluate import Evidence, evaluate, metric_ids
 from sweeps.plan import Trial
 from sweeps.store import Result, Store, Training, save_config
@@ -70,13 +71,15 @@ def run_trial(
     with compute_settings(trial.config.threads, deterministic=deterministic):
         if not store.is_trained(trial.key):
             _train(trial, images, store, device, deterministic, on_epoch)
-        missing = store.missing(trial)
-        if missing:
+        missing, missing_details = store.missing(trial), store.missing_details(trial)
+        if missing or missing_details:
             evidence = _evidence(trial, images, store, device)
             evaluation = evaluate(evidence, list(missing))
             now = time.time()
             results = {missing[name]: Result(value, None, now) for name, value in evaluation.values.items()}
             results |= {missing[name]: Result(None, problem, now) for name, problem in evaluation.problems.items()}
+            for name, id_ in missing_details.items():
+                results[id_] = store.make(trial.key, id_, partial(details.compute, name, evidence))
             store.save_results(trial.key, results)
 
 
@@ -100,6 +103,9 @@ def _train(
     if not config.trained:
         if config.method == "untrained":
             _save_tensors(folder / "encoder.pt", untrained_encoder(config, images.of(config)).state_dict())
+        state = fit(config, images.of(config))
+        if state:
+            save_arrays(folder / "fitted.npz", state)
         store.save_training(trial.key, _training((), None, 0, 0, device, config))
         return
 
@@ -155,18 +161,20 @@ def _evidence(trial: Trial, images: Images, store: Store, device: torch.device) 
     if config.trained:
         features = partial(embed, load_encoder(store, trial.key, config, splits, device), device=device)
     else:
-        features = embedder(config, splits, device)
+        features = embedder(config, splits, device, load_arrays(store.folder(trial.key) / "fitted.npz") or {})
     return Evidence(
         train=features(splits.train),
         validation=features(splits.validation),
         test=features(splits.test),
         classes=len(splits.train.class_names),
         anomalies={name: features(images.anomalies[name]) for name in trial.anomalies},
-        has_backbone=config.method != "raw-pixels",
+        has_backbone=config.has_encoder,
         history=training.history,
         pairs=PairStatistics(**training.pairs) if training.pairs else None,  # type: ignore[arg-type]
         gamma=config.gamma,
         untrained_probe_accuracy=_untrained_probe(trial, splits, store, device),
+        images=splits,
+        embed=features,
     )
 
 
@@ -177,7 +185,7 @@ def _untrained_probe(trial: Trial, splits: Splits, store: Store, device: torch.d
     id_ = metric_ids({})[_REFERENCE]
     known = store.results(trial.untrained).get(id_)
     if known is None:
-        features = embedder(trial.config.replace(method="untrained", parent=None), splits, device)
+        features = embedder(trial.config.replace(method="untrained", parent=None), splits, device, {})
         evidence = Evidence(
             features(splits.train), features(splits.validation), features(splits.test), len(splits.train.class_names)
         )

@@ -96,7 +96,8 @@ def test_what_changes_the_outcome_changes_the_key(field: str) -> None:
 
 
 def test_every_field_is_either_in_the_key_or_known_not_to_matter() -> None:
-    kept_out = {"threads", "anomaly_datasets", "parent", "neighbors_k", "pair_purity"}  # the last two where they apply
+    # The last three where they apply.
+    kept_out = {"threads", "anomaly_datasets", "parent", "neighbors_k", "pair_purity", "graph_neighbors"}
     assert set(CHANGES) | kept_out == set(tiny_config().fields())
 
 
@@ -115,6 +116,14 @@ def test_fields_that_do_not_apply_are_dropped() -> None:
     untrained = {"method": "untrained"}
     assert key(tiny_config(**untrained, mu=9, epochs=3)) == key(tiny_config(**untrained))
     assert key(tiny_config(**untrained, seed=3)) != key(tiny_config(**untrained))
+    for method in ("pca", "laplacian-eigenmaps"):
+        assert key(tiny_config(method=method, seed=3, encoder="resnet18", epochs=9)) == key(tiny_config(method=method))
+        assert key(tiny_config(method=method, representation_dim=9)) != key(tiny_config(method=method))
+    assert key(tiny_config(method="laplacian-eigenmaps", graph_neighbors=9)) != key(tiny_config(method="laplacian-eigenmaps"))
+    supervised = {"method": "supervised"}
+    assert key(tiny_config(**supervised, mu=9, pairing="random", projector_dims=[4])) == key(tiny_config(**supervised))
+    assert key(tiny_config(**supervised, augmentation={"hue": 0})) != key(tiny_config(**supervised))
+    assert key(tiny_config(**supervised, seed=3)) != key(tiny_config(**supervised))
     pixel = {"pairing": "pixel-neighbors"}
     assert key(tiny_config(**pixel, augmentation={"hue": 0})) == key(tiny_config(**pixel)), "neither view is augmented"
     assert key(tiny_config(**pixel, neighbors_k=7)) != key(tiny_config(**pixel))

@@ -15,8 +15,10 @@ import core.train as module
 from core.config import TrialConfig
 from core.datasets import Splits
 from core.errors import InputError, NonFiniteLossError
+from core.loss import LossTerms
 from core.models import build_encoder
-from core.train import TERMS, Checkpoint, Trained, learning_rate, train, untrained_encoder
+from core.objectives import Supervised, Vicreg
+from core.train import Checkpoint, Trained, learning_rate, train, untrained_encoder
 from tests.conftest import image_set, tiny_config
 
 
@@ -86,7 +88,7 @@ def test_test_loss_is_the_same_for_the_same_weights_and_leaves_them_alone(splits
     run = module._Run(tiny_config(encoder="resnet18"), splits, torch.device("cpu"), None)
     run.train_epoch(1)
     before = copy.deepcopy(run.encoder.state_dict())
-    first, second = run.test_loss(1), run.test_loss(2)
+    first, second = run.test(1), run.test(2)
     assert first == second
     after = run.encoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -95,7 +97,7 @@ def test_test_loss_is_the_same_for_the_same_weights_and_leaves_them_alone(splits
 def test_history_holds_every_term(splits: Splits) -> None:
     record = train(tiny_config(epochs=1), splits).history[0]
     for part in ("train", "test"):
-        for term in TERMS:
+        for term in LossTerms._fields:
             assert math.isfinite(record[f"{part}/{term}"])
         combined = 25 * record[f"{part}/invariance"] + 25 * record[f"{part}/variance"] + record[f"{part}/covariance"]
         assert record[f"{part}/loss"] == pytest.approx(combined, rel=1e-5)
@@ -104,12 +106,13 @@ def test_history_holds_every_term(splits: Splits) -> None:
 
 def test_every_arm_takes_the_same_number_of_steps(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
-    original = module._Run._loss
-    monkeypatch.setattr(module._Run, "_loss", lambda self, views: (steps.append(len(views)), original(self, views))[1])
+    original = Vicreg._loss
+    monkeypatch.setattr(Vicreg, "_loss", lambda self, za, zb: (steps.append(len(za) + len(zb)), original(self, za, zb))[1])
     for pairing in ("augment", "pixel-neighbors", "class", "random"):
         steps.clear()
         train(tiny_config(epochs=1, pairing=pairing, batch_size=24), splits)
-        assert steps == [48, 48, 48]  # 80 images: three whole batches of two views, eight images left out
+        # 80 train images: three whole batches of two views, eight images left out; then two batches of test views.
+        assert steps == [48, 48, 48, 48, 48]
 
 
 def test_joint_forward_changes_batch_norm_statistics_only_where_asked(splits: Splits) -> None:
@@ -126,7 +129,7 @@ def test_stops_at_the_first_loss_that_is_not_finite(splits: Splits) -> None:
 
 def test_a_test_loss_that_is_not_finite_stops_too(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module._Run, "train_epoch", lambda self, _epoch: _poison(self))
-    with pytest.raises(NonFiniteLossError, match="test loss is not finite after epoch 1"):
+    with pytest.raises(NonFiniteLossError, match="test/loss is not finite after epoch 1"):
         train(tiny_config(), splits)
 
 
@@ -205,3 +208,33 @@ def test_pair_statistics_of_training(splits: Splits) -> None:
 def test_small_image_sets_work_to_the_last_image() -> None:
     tiny = Splits(image_set(16), image_set(4), image_set(16))
     assert len(train(tiny_config(epochs=1), tiny).history) == 1
+
+
+def test_a_supervised_encoder_starts_from_the_same_weights_and_learns_the_labels(splits: Splits) -> None:
+    config = tiny_config(method="supervised", epochs=12)
+    initial = untrained_encoder(tiny_config(), splits).state_dict()
+    assert all(torch.equal(initial[name], value) for name, value in untrained_encoder(config, splits).state_dict().items())
+    trained = train(config, splits)
+    assert trained.pairs is None
+    first, last = trained.history[0], trained.history[-1]
+    assert last["train/loss"] < first["train/loss"] and last["test/accuracy"] > 0.8, "the class shows in the mean colour"
+    with torch.no_grad():
+        logits = trained.projector(trained.encoder(torch.from_numpy(splits.test.images).float() / 255)).double()
+    labels = torch.from_numpy(splits.test.labels)
+    own = logits.logsumexp(dim=1) - logits[torch.arange(len(labels)), labels]
+    assert last["test/loss"] == pytest.approx(float(own.mean()), rel=1e-5)
+    assert last["test/accuracy"] == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
+
+
+def test_a_resumed_supervised_run_equals_an_uninterrupted_one_bit_for_bit(splits: Splits) -> None:
+    config = tiny_config(method="supervised", epochs=3)
+    assert_same_bits(run_in_two(config, splits, 1, None), train(config, splits))
+
+
+def test_a_supervised_run_takes_as_many_steps_as_any_arm(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    original = Supervised._loss
+    counted = staticmethod(lambda logits, labels: (seen.append(len(labels)), original(logits, labels))[1])
+    monkeypatch.setattr(Supervised, "_loss", counted)
+    train(tiny_config(method="supervised", epochs=1, batch_size=24), splits)
+    assert seen == [24, 24, 24, 48], "three steps of one view an image, then the test images"

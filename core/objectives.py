@@ -1,0 +1,204 @@
+"""What training minimises on top of the encoder: VICReg's loss over pairs of views, or the cross-entropy with the labels.
+
+Each objective owns the module above the encoder (``top``: projector or classifier), makes its batches, and measures itself on
+the test images. The loop around it (order of the images, learning rate, optimiser, checkpoints) is :mod:`core.train`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.augment import Draws, augment, draw, to_float
+from core.config import Augmentation, TrialConfig
+from core.datasets import ImageSet, Splits
+from core.embed import as_tensor, embed, pixels
+from core.loss import LossTerms, vicreg_loss
+from core.models import IMAGE_SIZE, build_classifier, build_projector
+from core.neighbors import neighbor_table
+from core.pairing import PAIRINGS, Indices, PairingContext, PairStatistics, pair_statistics
+from core.rng import generator
+
+#: Views [n, 3, S, S] -> what ``top`` makes of their representations, under the trial's precision.
+Forward = Callable[[Tensor], Tensor]
+#: The step's number -> its terms, scalars with a graph; the first is the loss.
+Steps = Callable[[int], tuple[Tensor, ...]]
+
+
+class Objective(Protocol):
+    """What :mod:`core.train` asks of an objective."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms; the first is the loss."""
+
+    @property
+    def top(self) -> nn.Sequential:
+        """The module above the encoder."""
+
+    def steps(self, epoch: int, anchors: Indices, forward: Forward) -> Steps:
+        """The steps of one epoch, for the images ``anchors`` [steps * batch_size] in their order."""
+
+    def test(self, forward: Forward) -> dict[str, float]:
+        """Measurements on the test images in eval mode, by name; the loss is ``test/loss``."""
+
+    def pairs(self) -> PairStatistics | None:
+        """What the pairs were like over all epochs; None where there are none."""
+
+
+def build_objective(config: TrialConfig, splits: Splits, device: torch.device, parent: nn.Sequential | None) -> Objective:
+    """The objective of a config's method, its ``top`` on the device with its initial weights."""
+    return Supervised(config, splits, device) if config.method == "supervised" else Vicreg(config, splits, device, parent)
+
+
+class Vicreg:
+    """VICReg's loss between the projections of two views of each pair."""
+
+    terms = LossTerms._fields
+
+    def __init__(self, config: TrialConfig, splits: Splits, device: torch.device, parent: nn.Sequential | None) -> None:
+        self._config, self._device = config, device
+        self._train = _Pairs(config, splits.train, device, parent)
+        self.top = build_projector(config.representation_dim, config.projector_dims, config.seed).to(device)
+        self._test_views = self._fixed_views(_Pairs(config, splits.test, device, parent))
+
+    def steps(self, epoch: int, anchors: Indices, forward: Forward) -> Steps:
+        """One epoch's steps over pairs of views."""
+        config, batch = self._config, self._config.batch_size
+        both = np.stack([anchors, self._train.partners(config.seed, epoch)[anchors]])
+        indices = torch.from_numpy(both.reshape(2, -1, batch).swapaxes(0, 1).reshape(-1)).to(self._device)
+        draws = self._train.draws(len(anchors), batch, config.seed, "view", epoch)
+
+        def step(number: int) -> tuple[Tensor, ...]:
+            part = slice(2 * batch * number, 2 * batch * (number + 1))
+            views = self._train.views(indices[part], None if draws is None else draws[part])
+            if config.joint_forward:
+                za, zb = forward(views).chunk(2)
+            else:
+                za, zb = (forward(view) for view in views.chunk(2))
+            return self._loss(za, zb)
+
+        return step
+
+    def test(self, forward: Forward) -> dict[str, float]:
+        """The loss on fixed views, and what the projections are like."""
+        projections, terms = [], []
+        for views in torch.split(self._test_views, 2 * self._config.batch_size):
+            za, zb = forward(to_float(views)).float().chunk(2)
+            terms.append(torch.stack(self._loss(za, zb)))
+            projections.append(za)
+        means = torch.stack(terms).double().mean(dim=0)
+        std = torch.cat(projections).double().std(dim=0)
+        return {f"test/{name}": value for name, value in zip(self.terms, means.tolist(), strict=True)} | {
+            "projection_std": float(std.mean()),
+            "dead_dimensions": float((std < 0.1 * self._config.gamma).double().mean()),
+        }
+
+    def pairs(self) -> PairStatistics:
+        """What the pairs were like."""
+        config = self._config
+        epochs = [self._train.partners(config.seed, epoch) for epoch in range(1, config.epochs + 1)]
+        return pair_statistics(self._train.context, epochs)
+
+    def _fixed_views(self, pairs: _Pairs) -> Tensor:
+        """[2 * steps * B, 3, S, S] uint8: the test pairs' views, the same for every arm of a pairing, every seed and epoch."""
+        batch = self._config.batch_size
+        partners = pairs.partners(0, 0, "test-partners")
+        steps = len(partners) // batch
+        anchors = np.arange(steps * batch)
+        both = np.stack([anchors, partners[anchors]]).reshape(2, steps, batch).swapaxes(0, 1).reshape(-1)
+        indices = torch.from_numpy(both).to(self._device)
+        draws = pairs.draws(len(anchors), batch, 0, "test-view", 0)
+        views = [
+            pairs.views(indices[part], None if draws is None else draws[part]).mul(255).round().to(torch.uint8)
+            for part in (slice(start, start + 2 * batch) for start in range(0, len(indices), 2 * batch))
+        ]
+        return torch.cat(views)
+
+    def _loss(self, za: Tensor, zb: Tensor) -> LossTerms:
+        c = self._config
+        return vicreg_loss(za, zb, lambda_=c.lambda_, mu=c.mu, nu=c.nu, gamma=c.gamma, epsilon=c.epsilon)
+
+
+class Supervised:
+    """Cross-entropy of a linear classifier on the representation, one augmented view of each image."""
+
+    terms = ("loss", "accuracy")
+
+    def __init__(self, config: TrialConfig, splits: Splits, device: torch.device) -> None:
+        self._config = config
+        self._train, self._test = splits.train, splits.test
+        self._images, self._test_images = (as_tensor(part.images).to(device) for part in (splits.train, splits.test))
+        self._labels, self._test_labels = (as_tensor(part.labels).to(device) for part in (splits.train, splits.test))
+        classes = len(splits.train.class_names)
+        self.top = build_classifier(config.representation_dim, classes, config.seed).to(device)
+
+    def steps(self, epoch: int, anchors: Indices, forward: Forward) -> Steps:
+        """One epoch's steps over labelled views."""
+        config, batch = self._config, self._config.batch_size
+        indices = torch.from_numpy(anchors).to(self._images.device)
+        # The draws of a VICReg run's first views.
+        draws = _draws(config.augmentation, len(anchors), config.seed, "view-1", epoch).to(self._images.device)
+
+        def step(number: int) -> tuple[Tensor, ...]:
+            part = slice(batch * number, batch * (number + 1))
+            chosen = indices[part]
+            return self._loss(forward(augment(self._images[chosen], draws[part])), self._labels[chosen])
+
+        return step
+
+    def test(self, forward: Forward) -> dict[str, float]:
+        """The loss and the accuracy on the test images as they are."""
+        logits = torch.cat(
+            [forward(to_float(part)).float() for part in torch.split(self._test_images, self._config.batch_size)]
+        )
+        loss, accuracy = self._loss(logits, self._test_labels)
+        return {"test/loss": float(loss), "test/accuracy": float(accuracy)}
+
+    def pairs(self) -> None:
+        """There are no pairs."""
+        return
+
+    @staticmethod
+    def _loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        loss = nn.functional.cross_entropy(logits.float(), labels)
+        return loss, (logits.argmax(dim=1) == labels).float().mean()
+
+
+def _draws(augmentation: Augmentation, n: int, seed: int, purpose: str, epoch: int) -> Draws:
+    return draw(augmentation, n, IMAGE_SIZE, seed=seed, purpose=purpose, epoch=epoch)
+
+
+class _Pairs:
+    """The pairs of one image set: indices of both images, and their views."""
+
+    def __init__(self, config: TrialConfig, images: ImageSet, device: torch.device, parent: nn.Sequential | None) -> None:
+        self._pairing = PAIRINGS[config.pairing]
+        self._augmentation = config.augmentation
+        self._images = as_tensor(images.images).to(device)
+        table = None
+        if self._pairing.table is not None:
+            if self._pairing.table == "parent" and parent is None:
+                raise ValueError(f"pairing {config.pairing!r} needs the parent's encoder")
+            features = embed(parent, images, device) if parent is not None else pixels(images)
+            table = neighbor_table(features.representation, config.neighbors_k)
+        self.context = PairingContext(images.labels, table, config.pair_purity)
+
+    def partners(self, seed: int, epoch: int, purpose: str = "partners") -> Indices:
+        return self._pairing.partners(self.context, generator(seed, purpose, epoch))
+
+    def draws(self, anchors: int, batch: int, seed: int, purpose: str, epoch: int) -> Draws | None:
+        """Draws for both views, laid out batch by batch: a batch's first views, then its second ones."""
+        if not self._pairing.augmented:
+            return None
+        first, second = (_draws(self._augmentation, anchors, seed, f"{purpose}-{view}", epoch) for view in (1, 2))
+        return first.alternate(second, batch).to(self._images.device)
+
+    def views(self, indices: Tensor, draws: Draws | None) -> Tensor:
+        """[n] int64 -> [n, 3, S, S] float32 in [0, 1]."""
+        images = self._images[indices]
+        return to_float(images) if draws is None else augment(images, draws)
