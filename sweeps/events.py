@@ -19,3 +19,6 @@ class Listener(Protocol):
 
     def ended(self, record: TrialRecord) -> None:
         """The trial is done, failed or skipped."""
+
+    def drawn(self, trial: Trial) -> None:
+        """The figures of a done trial are drawn, save those that could not be; not called from Tune's loop."""

@@ -27,6 +27,7 @@ class Progress:
         self._speed: list[float] = []  # actual / estimated seconds of the trials that ended
         self._running: dict[str, tuple[float, int]] = {}  # key -> start, epochs done
         self._counts = {"done": len(plan.wanted) - len(seconds), "failed": 0, "skipped": 0}
+        self._drawn = 0
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -70,6 +71,11 @@ class Progress:
         line = Text.assemble((f"{record.status:>8}", style), f"  {record.trial.title}{what}")
         self._console.print(line, soft_wrap=True, highlight=False)
 
+    def drawn(self, trial: Trial) -> None:
+        """A trial's figures are drawn."""
+        with self._lock:
+            self._drawn += 1
+
     def _status(self) -> str:
         with self._lock:
             now = time.monotonic()
@@ -89,7 +95,8 @@ class Progress:
             )
         text = f"{self._counts['done']} of {len(self._plan.wanted)} done, {waiting} waiting"
         text += f", {lost} failed or skipped" if lost else ""
-        text += f"; {duration(now - self._began)} gone, about {duration(remaining)} left"
+        text += f"; {duration(now - self._began)} gone, " + (f"about {duration(remaining)} left" if left else "drawing figures")
+        text += f", figures of {self._drawn} drawn" if self._drawn else ""
         return text + (f"; running: {running}" if running else "")
 
     def _show(self) -> None:

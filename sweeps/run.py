@@ -12,27 +12,24 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
-from core.config import PROFILES, TrialConfig, check_sizes
-from core.datasets import ImageSet, Splits, load_anomalies, load_splits
+from core.config import PROFILES
 from core.errors import InputError
 from core.files import load_json, save_json
 from sweeps import cost, report, tracking
 from sweeps.grid import Fields, list_grids, load_grid, parse_settings
 from sweeps.hardware import cpu_flags, gpus_of_this_machine
+from sweeps.images import load_images
 from sweeps.plan import Plan, make_plan
 from sweeps.progress import Progress, duration
 from sweeps.store import Store, TrialRecord
-
-if TYPE_CHECKING:
-    from sweeps.trial import Images
 
 T = TypeVar("T")
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -202,27 +199,29 @@ def _sweep(job: _Job, console: Console) -> int:
     options, plan, store = job.options, job.plan, job.store
     done = [key for key in plan.trials if key in plan.wanted and store.is_done(plan.trials[key])]
     open_keys = [key for key in plan.trials if key in plan.wanted and key not in done]
+    undrawn = [key for key in done if not store.is_drawn(plan.trials[key])]
     estimate = cost.estimate(plan, store, done, gpu=job.gpus_per_trial > 0)
     console.print(job.introduction, highlight=False)
     if options.dry_run:
         _show_plan(job, done, estimate, console)
         return DONE
 
-    skipped: dict[str, str] = {}
-    interrupted = False
-    ran = bool(open_keys) and not options.report_only
+    outcome = _Outcome()
+    ran = bool(open_keys or undrawn) and not options.report_only
     if ran:
-        skipped, interrupted, tracker = _run(job, open_keys, estimate, console)
+        outcome, tracker = _run(job, open_keys, undrawn, estimate, console)
     else:
         console.print(f"{plan.sweep}: {len(done)} of {len(plan.wanted)} trials are done, nothing is trained", highlight=False)
         options.storage.mkdir(parents=True, exist_ok=True)
         tracker = _tracker(job)
-    everything = [store.record(trial, skipped=skipped.get(key)) for key, trial in plan.trials.items()]
+    everything = [store.record(trial, skipped=outcome.skipped.get(key)) for key, trial in plan.trials.items()]
     # What earlier commands gave to the sweep belongs to its tables as well.
     records = [record for record in everything if record.status != "open" or record.trial.key in plan.wanted]
     for record in records:
         if record.status != "open":
             tracker.ended(record)
+        if record.status == "done":
+            tracker.drawn(record.trial)
     folder = options.storage / "sweeps" / plan.sweep
     tables = report.write_tables(folder, plan, records)
     save_json(folder / "sweep.json", {"sweep": plan.sweep, "profile": plan.profile, "base": plan.base.fields(),
@@ -233,12 +232,21 @@ def _sweep(job: _Job, console: Console) -> int:
     moment = max((record.evaluated for record in records), default=0.0)
     artifacts = [*tables, folder / "sweep.json"]
     tracker.close(status=status, metrics=report.parent_metrics(records), moment=moment, artifacts=artifacts)
-    exit_code = _conclude(job, records, tables, tracker, interrupted, console)
+    exit_code = _conclude(job, records, tables, tracker, outcome, console)
     if ran:
         from sweeps import scheduler
 
         scheduler.disconnect()
     return exit_code
+
+
+@dataclass
+class _Outcome:
+    """How the running went, beside what the store knows: trials not tried, and figures not drawn, each with its reason."""
+
+    skipped: dict[str, str] = field(default_factory=dict)
+    undrawn: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
 
 
 def _tracker(job: _Job) -> tracking.Tracker:
@@ -250,17 +258,17 @@ def _command() -> str:
 
 
 def _run(
-    job: _Job, open_keys: list[str], estimate: cost.Estimate, console: Console
-) -> tuple[dict[str, str], bool, tracking.Tracker]:
+    job: _Job, open_keys: list[str], undrawn: list[str], estimate: cost.Estimate, console: Console
+) -> tuple[_Outcome, tracking.Tracker]:
     """Loads the images, starts Ray and MLflow, and runs what is open; Ray and the tracker are left open."""
     from sweeps import scheduler
+    from sweeps.drawing import Drawings
 
-    options, plan = job.options, job.plan
-    images = _load_images(plan, open_keys, options.data)
+    options, plan, store = job.options, job.plan, job.store
+    images = load_images([plan.trials[key] for key in (*open_keys, *undrawn)], options.data)
     options.storage.mkdir(parents=True, exist_ok=True)
     tracker = _tracker(job)  # creates its tables while Ray starts
-    interrupted = False
-    skipped: dict[str, str] = {}
+    outcome = _Outcome()
     try:
         scheduler.connect(options.address or os.environ.get("RAY_ADDRESS"))
         slots = scheduler.slots(plan, job.gpus_per_trial)
@@ -270,58 +278,29 @@ def _run(
             f"{len(open_keys)} to run, {slots} at once; about {duration(expected)}, by {estimate.basis}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+        shared = scheduler.share(images)
         with Progress(plan, estimate.seconds, slots, console) as progress:
-            skipped = scheduler.run(
-                plan,
-                cost.by_critical_path(plan, estimate.seconds),
-                images,
-                options.storage.resolve(),
-                gpus_per_trial=job.gpus_per_trial,
-                deterministic=options.deterministic,
-                listeners=[progress, tracker],
-            )
+            drawings = Drawings(shared, options.storage.resolve(), store, [progress, tracker])
+            for key in undrawn:
+                drawings.ended(store.record(plan.trials[key]))
+            if open_keys:
+                outcome.skipped = scheduler.run(
+                    plan,
+                    cost.by_critical_path(plan, estimate.seconds),
+                    shared,
+                    options.storage.resolve(),
+                    gpus_per_trial=job.gpus_per_trial,
+                    deterministic=options.deterministic,
+                    listeners=[progress, tracker, drawings],
+                )
+            # Tune ends cleanly at a Ctrl-C, so what is neither done, failed nor skipped tells of one.
+            records = [store.record(plan.trials[key], skipped=outcome.skipped.get(key)) for key in open_keys]
+            outcome.interrupted = any(record.status == "open" for record in records)
+            if not outcome.interrupted:
+                outcome.undrawn = drawings.wait()
     except KeyboardInterrupt:
-        interrupted = True
-    # Tune ends cleanly at a Ctrl-C, so what is neither done, failed nor skipped tells of one.
-    interrupted |= any(job.store.record(plan.trials[key], skipped=skipped.get(key)).status == "open" for key in open_keys)
-    return skipped, interrupted, tracker
-
-
-def _load_images(plan: Plan, open_keys: list[str], data_dir: Path) -> Images:
-    """Every image set that the open trials need, their parents' included; reports all faults at once."""
-    from sweeps.trial import Images
-
-    configs = [config for key in open_keys for config in _lineage(plan.trials[key].config)]
-    splits: dict[tuple[str, int | None], Splits] = {}
-    anomalies: dict[str, ImageSet] = {}
-    faults: list[str] = []
-    wanted: list[Callable[[], None]] = []
-
-    def load(dataset: str, subset: int | None) -> None:
-        splits[dataset, subset] = load_splits(dataset, data_dir, subset)
-
-    def load_anomaly_set(name: str) -> None:
-        anomalies[name] = load_anomalies(name, data_dir)
-
-    wanted += [partial(load, *which) for which in dict.fromkeys((c.dataset, c.train_subset) for c in configs)]
-    wanted += [partial(load_anomaly_set, name) for name in dict.fromkeys(n for c in configs for n in c.anomaly_datasets)]
-    for task in wanted:
-        try:
-            task()
-        except InputError as error:
-            faults += error.faults
-    for config in configs if not faults else ():
-        try:
-            check_sizes(config, splits[config.dataset, config.train_subset])
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(list(dict.fromkeys(faults)))
-    return Images(splits, anomalies)
-
-
-def _lineage(config: TrialConfig) -> list[TrialConfig]:
-    return [config] + (_lineage(config.parent) if config.parent is not None else [])
+        outcome.interrupted = True
+    return outcome, tracker
 
 
 def _show_plan(job: _Job, done: list[str], estimate: cost.Estimate, console: Console) -> None:
@@ -353,14 +332,16 @@ def _show_plan(job: _Job, done: list[str], estimate: cost.Estimate, console: Con
 
 
 def _conclude(
-    job: _Job, records: list[TrialRecord], tables: list[Path], tracker: tracking.Tracker, interrupted: bool, console: Console
+    job: _Job, records: list[TrialRecord], tables: list[Path], tracker: tracking.Tracker, outcome: _Outcome, console: Console
 ) -> int:
     console.print(report.table(job.plan, report.summarize(records)))
     for record in records:
-        for name, problem in record.problems.items():
+        for name, problem in {**record.problems, **job.store.problems(record.trial)}.items():
             console.print(f"{record.trial.title}: no {name}: {problem}", highlight=False, soft_wrap=True)
         if record.status in ("failed", "skipped"):
             console.print(f"{record.status} {record.trial.title}: {record.reason}", highlight=False, soft_wrap=True)
+    for key, reason in outcome.undrawn.items():
+        console.print(f"no figures of {job.plan.trials[key].title}: {reason}", highlight=False, soft_wrap=True)
     devices = {record.training.device for record in records if record.training}
     if len(devices) > 1:
         console.print(f"trials ran on different kinds of device: {'; '.join(sorted(devices))}", highlight=False)
@@ -369,11 +350,11 @@ def _conclude(
     if tracker.problem:
         print(f"error: MLflow lacks part of the results ({tracker.problem}); they are in the storage, and the same command "
               "says them again", file=sys.stderr)  # fmt: skip
-    if interrupted:
+    if outcome.interrupted:
         print(f"interrupted; continue with: {_command()}", file=sys.stderr)
         return INTERRUPTED
     complete = all(record.status == "done" for record in records if record.trial.key in job.plan.wanted)
-    return DONE if complete and not tracker.problem else FAILED
+    return DONE if complete and not outcome.undrawn and not tracker.problem else FAILED
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from typing import Any
 
 from core.errors import InputError
 from sweeps.events import Listener
+from sweeps.images import Images
 from sweeps.plan import Plan, Trial
 from sweeps.store import Store
-from sweeps.trial import Images, run_trial
+from sweeps.trial import run_trial
 
 # Read by Tune when it is imported or started: every ready trial may wait for resources (an autoscaler then sees them all),
 # and no logger of Tune's writes files of its own.
@@ -203,10 +204,15 @@ def _threads(plan: Plan) -> int:
     return min(max(trial.config.threads for trial in plan.trials.values()), max(1, int(total("CPU"))))
 
 
+def share(images: Images) -> Any:
+    """Puts the images into the connected cluster's object store; returns the reference."""
+    return ray.put(images)
+
+
 def run(
     plan: Plan,
     open_keys: Sequence[str],
-    images: Images,
+    images: Any,
     storage: Path,
     *,
     gpus_per_trial: float,
@@ -218,7 +224,7 @@ def run(
     Args:
         plan: the plan.
         open_keys: keys of the trials to run, in order.
-        images: the image sets, put into Ray's object store once.
+        images: what :func:`share` returned.
         storage: where trials are kept; every worker sees this path.
         gpus_per_trial: share of a GPU for each trial; 0: CPUs only, as many as the trial has threads.
         deterministic: see :func:`run_trial`.
@@ -230,12 +236,12 @@ def run(
     progression = Progression(plan, open_keys, Store(storage), listeners)
     trials = dict(plan.trials)
 
-    def trainable(config: dict[str, Any], trials: dict[str, Trial], images: Images) -> None:
+    def trainable(config: dict[str, Any], trials: dict[str, Trial]) -> None:
         trial = trials[config[_KEY]]
         try:
             run_trial(
                 trial,
-                images,
+                ray.get(images),
                 storage,
                 gpu=gpus_per_trial > 0,
                 deterministic=deterministic,
@@ -254,9 +260,7 @@ def run(
     scratch = Path(tempfile.mkdtemp(prefix="tune-", dir=storage))
     try:
         tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(trainable, trials=trials, images=images), tune.PlacementGroupFactory([resources])
-            ),
+            tune.with_resources(tune.with_parameters(trainable, trials=trials), tune.PlacementGroupFactory([resources])),
             tune_config=tune.TuneConfig(
                 search_alg=_DependencySearcher(progression), num_samples=-1, reuse_actors=True, trial_name_creator=_name
             ),

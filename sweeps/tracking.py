@@ -20,6 +20,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -119,6 +120,10 @@ class Tracker:
     def ended(self, record: TrialRecord) -> None:
         """The trial is done, failed or skipped; also said of trials that the store held already."""
         self._queue.put(lambda: self._end(record))
+
+    def drawn(self, trial: Trial) -> None:
+        """The trial's figures are in the store, save those that could not be drawn."""
+        self._queue.put(lambda: self._figures(trial))
 
     def close(self, *, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path]) -> None:
         """Writes what is left, ends the parent run with MLflow's ``status``, and waits; ``moment``: the metrics' Unix time."""
@@ -278,6 +283,19 @@ class Tracker:
                 self._client.delete_tag(child.run_id, name)
         self._client.set_terminated(child.run_id, status=_STATUS[record.status])
         child.status, child.tags = _STATUS[record.status], {**child.tags, **tags, "said": said}
+
+    def _figures(self, trial: Trial) -> None:
+        child, files = self._child(trial), self._store.figures(trial)
+        said = digest([path.name for path in files.values()])
+        if not files or child.tags.get("figures") == said:
+            return
+        for name, path in files.items():
+            with tempfile.TemporaryDirectory() as scratch:  # under a name for people, without what identifies it
+                copy = Path(scratch) / f"{re.sub(r'[^-.A-Za-z0-9]', '_', name)}.png"
+                shutil.copyfile(path, copy)
+                self._client.log_artifact(child.run_id, str(copy), "figures")
+        self._client.set_tag(child.run_id, "figures", said)
+        child.tags = {**child.tags, "figures": said}
 
     def _close(self, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path]) -> None:
         parent = _Child(self._parent, "RUNNING", {}, frozenset())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,27 +24,11 @@ from core.train import Checkpoint, Trained, train, untrained_encoder
 from evaluation import details
 from evaluation.baselines import embedder, fit
 from evaluation.evaluate import Evidence, evaluate, metric_ids
+from sweeps.images import Images
 from sweeps.plan import Trial
 from sweeps.store import Result, Store, Training, save_config
 
 _REFERENCE = "probe_accuracy"  # the metric of the untrained encoder that trials are compared with
-
-
-@dataclass(frozen=True)
-class Images:
-    """All image sets of a sweep, loaded once by the driver and shared by the workers of a machine without a copy.
-
-    Attributes:
-        splits: (dataset, train_subset) -> train, validation, test.
-        anomalies: anomaly set -> its images.
-    """
-
-    splits: Mapping[tuple[str, int | None], Splits]
-    anomalies: Mapping[str, ImageSet]
-
-    def of(self, config: TrialConfig) -> Splits:
-        """A config's own images."""
-        return self.splits[config.dataset, config.train_subset]
 
 
 def run_trial(

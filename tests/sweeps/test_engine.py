@@ -16,11 +16,12 @@ from core.datasets import ImageSet, Splits
 from evaluation.evaluate import METRICS, Metric
 from sweeps import cost, report
 from sweeps.grid import Grid
+from sweeps.images import Images
 from sweeps.plan import Plan, Trial, make_plan
 from sweeps.progress import Progress, duration
 from sweeps.scheduler import Progression
 from sweeps.store import Result, Store, Training, TrialRecord
-from sweeps.trial import Images, run_trial
+from sweeps.trial import run_trial
 from tests.conftest import TINY, image_set
 
 

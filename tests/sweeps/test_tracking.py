@@ -13,9 +13,10 @@ from mlflow import MlflowClient
 
 from core.errors import InputError
 from sweeps import tracking
+from sweeps.images import Images
 from sweeps.plan import Plan
 from sweeps.store import Store
-from sweeps.trial import Images, run_trial
+from sweeps.trial import run_trial
 from tests.sweeps.test_engine import arm, tiny_plan
 from tests.sweeps.test_engine import images as images  # noqa: PLC0414
 
