@@ -6,14 +6,15 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from core.config import suggest
 from core.errors import InputError
 from evaluation.evaluate import METRICS
+from sweeps.claims import parse_claim
 
 GRIDS = Path(__file__).parent / "grids"
 BASE = "base"
@@ -21,6 +22,35 @@ Fields = dict[str, Any]
 
 #: Fields whose own value is a list: in an arm only a list of lists makes several arms of them.
 _LISTS = {"projector_dims", "anomaly_datasets"}
+
+
+class StatedClaim(BaseModel):
+    """A claim of a grid file, and whose it is; a plain text in the file is a claim without a source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    claim: str
+    source: str = ""
+
+
+class Published(BaseModel):
+    """Figures that others published for arms of the grid, shown beside ours and never mixed with them.
+
+    Attributes:
+        setting: what they ran, by our config fields where there is one.
+        notes: what else differs.
+        values: arm -> metric -> number.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    setting: Fields = Field(default_factory=dict)
+    notes: str = ""
+    values: dict[str, dict[str, float]]
+
+
+def _stated(claim: Any) -> Any:
+    return {"claim": claim} if isinstance(claim, str) else claim
 
 
 class Grid(BaseModel):
@@ -34,7 +64,8 @@ class Grid(BaseModel):
     base: Fields = Field(default_factory=dict)
     arms: dict[str, Fields | None] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    claims: tuple[str, ...] = ()
+    claims: tuple[Annotated[StatedClaim, BeforeValidator(_stated)], ...] = ()
+    published: dict[str, Published] = Field(default_factory=dict)
 
 
 def list_grids() -> dict[str, str]:
@@ -90,9 +121,30 @@ def load_grid(name: str) -> Grid:
     if not faults:
         names = [name for name, _ in _expanded(grid)]
         faults = [f"arms: {name!r} comes about twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+        faults += _reference_faults(grid)
     if faults:
         raise InputError([f"{path}: {fault}" for fault in faults])
     return grid
+
+
+def _reference_faults(grid: Grid) -> list[str]:
+    """Claims and published figures that name no arm or no metric."""
+    arms, faults = expand_arms(grid), []
+    for stated in grid.claims:
+        try:
+            parse_claim(stated.claim, arms)
+        except InputError as error:
+            faults += [f"claims: {fault}" for fault in error.faults]
+    for who, published in grid.published.items():
+        for arm, values in published.values.items():
+            if arm not in arms:
+                faults.append(f"published.{who}: {arm!r} is no arm{suggest(arm, list(arms))}; there are {', '.join(arms)}")
+            faults += [
+                f"published.{who}.{arm}: {name!r} is no metric{suggest(name, list(METRICS))}; there are {', '.join(METRICS)}"
+                for name in values
+                if name.partition("/")[0] not in METRICS
+            ]
+    return faults
 
 
 class _Loader(yaml.SafeLoader):

@@ -33,6 +33,7 @@ class Trial:
         parent: key of the trial whose encoder it needs.
         shorter: keys of trials that it could continue, as (epochs, key), the longest first.
         untrained: key of the untrained encoder of the same seed and data, to compare with.
+        data: identity of its data set's content.
         anomalies: identity of each anomaly set's content, the headline first.
         differs: fields in which it differs from base, name -> (base's value, its own).
     """
@@ -45,6 +46,7 @@ class Trial:
     parent: str | None
     shorter: tuple[tuple[int, str], ...]
     untrained: str | None
+    data: str
     anomalies: Mapping[str, str]
     differs: Mapping[str, tuple[Any, Any]]
 
@@ -135,7 +137,7 @@ def make_plan(
         # Every arm would report base's faults again; of the arms only what they say themselves is looked at.
         raise InputError(list(dict.fromkeys([*faults, *error.faults, *_arm_faults(everything)]))) from None
     base = resolve_precision(base, gpu=gpu, cpu_flags=cpu_flags)
-    sweep = f"{grid.name}-{digest(_without_seed(base.fields()))[:8]}"
+    sweep = f"{grid.name}-{digest(_identity(base.fields()))[:8]}"
 
     configs: list[tuple[str, TrialConfig]] = []
     for name, own in everything.items():
@@ -187,10 +189,14 @@ def _arm_faults(arms: Mapping[str, Fields]) -> list[str]:
     return faults
 
 
-def _without_seed(fields: Fields) -> Fields:
-    """What identifies a sweep: neither the first seed nor the threads, of base or of its parents."""
-    parent = fields["parent"]
-    return fields | {"seed": None, "threads": None, "parent": None if parent is None else _without_seed(parent)}
+def _identity(fields: Fields) -> Fields:
+    """What identifies a sweep: the fields of base and of its parents that are not the defaults, but neither seed nor threads.
+
+    So a field that is added to the config later leaves the sweeps of before what they were.
+    """
+    defaults = TrialConfig().fields()
+    changed = {key: value for key, value in fields.items() if value != defaults[key] and key not in ("seed", "threads")}
+    return changed | ({} if fields["parent"] is None else {"parent": _identity(fields["parent"])})
 
 
 def _add_parents(drafts: dict[str, _Draft], identities: Mapping[str, str]) -> None:
@@ -285,6 +291,7 @@ def _finish(
         parent=parent,
         shorter=tuple(shorter),
         untrained=untrained,
+        data=identities[config.dataset],
         anomalies={name: anomaly_identities[name] for name in config.anomaly_datasets if name in anomaly_identities},
         differs=differs,
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from rich.table import Table
 
@@ -133,3 +135,8 @@ def parent_metrics(records: Sequence[TrialRecord]) -> dict[str, float]:
             if values:
                 metrics[f"{summary.arm}/{name}"] = mean(values)
     return metrics
+
+
+def text_of(value: Any) -> str:
+    """A config value for people: JSON without quotation marks around a text."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -26,11 +26,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import digest
 from core.errors import InputError
+from core.models import IMAGE_SIZE, build_encoder, portable
+from sweeps import charts
 from sweeps.plan import Plan, Trial
 from sweeps.store import Store, TrialRecord
 
@@ -148,6 +151,8 @@ class Tracker:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        # Says of every model that pickles can do harm; ours are the user's own.
+        logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
         if self._uri.startswith("sqlite:///"):
@@ -171,6 +176,10 @@ class Tracker:
             tags = {"role": "sweep", "mlflow.runName": self._plan.sweep}
             self._parent = self._client.create_run(self._experiment, tags=tags).info.run_id
             self._log_params(self._parent, self._plan.base, frozenset())
+        tag = charts.view_tag(self._plan.sweep)
+        shown = list(dict.fromkeys((self._plan.grid.primary, "anomaly_auc", "silhouette")))
+        created = int(self._client.get_run(self._parent).info.start_time)
+        self._client.set_experiment_tag(self._experiment, tag, charts.view(self._plan.sweep, shown, created))
         for key, value in {
             **self._shared_tags(), "grid": name, "question": self._plan.grid.question, "command": self._command,
         }.items():  # fmt: skip
@@ -276,6 +285,9 @@ class Tracker:
             for name in ("config.json", "encoder.pt"):
                 if (self._store.folder(trial.key) / name).is_file():
                     self._client.log_artifact(child.run_id, str(self._store.folder(trial.key) / name))
+            self._log_data(child, trial)
+            if trial.config.has_encoder:
+                self._log_model(child, trial)
         for name, value in (tags | {"said": said}).items():
             self._client.set_tag(child.run_id, name, value)
         for name in ("reason", "problems", "added_for"):
@@ -283,6 +295,69 @@ class Tracker:
                 self._client.delete_tag(child.run_id, name)
         self._client.set_terminated(child.run_id, status=_STATUS[record.status])
         child.status, child.tags = _STATUS[record.status], {**child.tags, **tags, "said": said}
+
+    def _log_data(self, child: _Child, trial: Trial) -> None:
+        """The data sets as the run's inputs; said again, they change nothing."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        def entry(context: str, dataset: str, split: str, identity: str) -> DatasetInput:
+            source = {"uri": dataset.removeprefix("folder:")} if dataset.startswith("folder:") else {"name": dataset}
+            kind = "local" if dataset.startswith("folder:") else "code"
+            about = Dataset(f"{dataset} {split}", digest([identity, split]), kind, json.dumps(source | {"identity": identity}))
+            return DatasetInput(about, [InputTag("mlflow.data.context", context)])
+
+        config = trial.config
+        subset = f"train, {config.train_subset} images" if config.train_subset else "train"
+        inputs = [
+            entry("training", config.dataset, subset, trial.data),
+            entry("evaluation", config.dataset, "test", trial.data),
+        ]
+        inputs += [entry("anomalies", name, "anomalies", identity) for name, identity in trial.anomalies.items()]
+        self._client.log_inputs(child.run_id, inputs)
+
+    def _log_model(self, child: _Child, trial: Trial) -> None:
+        """The encoder as an MLflow model ``encoder`` of the run, once; without MLflow's fluent calls, which would end the run."""
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        known = self._client.search_logged_models(
+            [self._experiment], filter_string=f"name = 'encoder' AND source_run_id = '{child.run_id}'"
+        )
+        if any(model.status == LoggedModelStatus.READY for model in known):
+            return
+        for broken in known:  # its driver was killed half-way
+            self._client.delete_logged_model(broken.model_id)
+        import mlflow.pytorch
+        import numpy as np
+        import torch
+
+        weights = torch.load(self._store.folder(trial.key) / "encoder.pt", map_location="cpu", weights_only=True)
+        config = trial.config
+        encoder = build_encoder(config.encoder, config.representation_dim, config.seed, torch.zeros(3), torch.ones(3))
+        encoder.load_state_dict(weights)
+        floats = np.dtype("float32")
+        signature = ModelSignature(
+            Schema([TensorSpec(floats, (-1, 3, IMAGE_SIZE, IMAGE_SIZE))]),
+            Schema([TensorSpec(floats, (-1, config.representation_dim))]),
+        )
+        versions = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "torchvision")]
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            card = Model(run_id=child.run_id)
+            mlflow.pytorch.save_model(
+                portable(encoder), folder, mlflow_model=card, signature=signature, serialization_format="pickle",
+                pip_requirements=versions,
+            )  # fmt: skip
+            logged = self._client.create_logged_model(
+                self._experiment, "encoder", child.run_id, tags={"arm": trial.arm, "trial_key": trial.key}, model_type="encoder"
+            )
+            card.model_id = card.model_uuid = logged.model_id
+            card.artifact_path = logged.artifact_location
+            card.save(folder / "MLmodel")
+            self._client.log_model_artifacts(logged.model_id, str(folder))
+        self._client.log_outputs(child.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        self._client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
     def _figures(self, trial: Trial) -> None:
         child, files = self._child(trial), self._store.figures(trial)
@@ -316,8 +391,15 @@ def metric_name(name: str) -> str:
 
 
 def _params(config: Any) -> dict[str, str]:
-    """The fields that apply, dotted, as texts; lists and the parent as JSON."""
-    fields = config.outcome_fields() | {"threads": config.threads, "anomaly_datasets": list(config.anomaly_datasets)}
+    """The fields that apply, dotted, as texts; lists and the parent as JSON.
+
+    Where there is no VICReg loss its weights are 0: MLflow's plots would draw a run that lacks a param just above the highest.
+    """
+    fields = (
+        dict.fromkeys(charts.WEIGHTS, 0.0)
+        | config.outcome_fields()
+        | {"threads": config.threads, "anomaly_datasets": list(config.anomaly_datasets)}
+    )
     if config.needs_parent and config.parent is not None:
         own = config.parent.outcome_fields()
         fields["parent"] = {name: value for name, value in own.items() if fields.get(name) != value}

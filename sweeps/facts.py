@@ -1,0 +1,183 @@
+"""What an arm is, beside base: the fields that differ, the facts that follow from them, and its result in a sentence.
+
+Everything here describes. Where an arm differs from base in more than one thing, no sentence says which of them did it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from core.pairing import PAIRINGS
+from sweeps.claims import by_seed, paired_differences, paired_t
+from sweeps.grid import BASE
+from sweeps.report import ArmSummary, text_of
+from sweeps.store import TrialRecord
+
+#: Of three collapse indicators so many, on average over the seeds, make an arm count as collapsed.
+COLLAPSED = 2.0
+#: The metrics of the studies' puzzle, in the order of tables.
+THREE = ("probe_accuracy", "anomaly_auc", "silhouette")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One arm.
+
+    Attributes:
+        arm: its name.
+        fields: field -> (base's value, its own), as texts.
+        facts: what follows: name -> text, the same names for every arm; "" where it does not apply.
+        differing: how many fields and facts differ from base's (compute and method-only fields not counted).
+    """
+
+    arm: str
+    fields: Mapping[str, tuple[str, str]]
+    facts: Mapping[str, str]
+    differing: int
+
+
+def facts_of(summaries: Sequence[ArmSummary], by_key: Mapping[str, TrialRecord]) -> list[Facts]:
+    """Facts of every arm, from its first seed that is trained.
+
+    Args:
+        summaries: the arms.
+        by_key: every record of the sweep, parents included.
+    """
+    facts = {summary.arm: _facts(_first(summary), by_key) for summary in summaries}
+    of_base = facts.get(BASE, {})
+    counted = ("optimiser steps", "views", "anchor augmented", "pair purity")
+    found = []
+    for summary in summaries:
+        trial = _first(summary).trial
+        fields = {name: (_text(theirs), _text(mine)) for name, (theirs, mine) in trial.differs.items()}
+        own = facts[summary.arm]
+        differing = len(fields) + sum(bool(own[name]) and own[name] != of_base.get(name) for name in counted)
+        found.append(Facts(summary.arm, fields, own, differing))
+    return found
+
+
+def _first(summary: ArmSummary) -> TrialRecord:
+    return next((record for record in summary.records if record.training is not None), summary.records[0])
+
+
+def _facts(record: TrialRecord, by_key: Mapping[str, TrialRecord]) -> dict[str, str]:
+    config, training = record.trial.config, record.training
+    facts = dict.fromkeys(("optimiser steps", "views", "anchor augmented", "pair purity", "distinct partners", "training"), "")
+    if training is None:
+        return facts
+    if not training.history:
+        return facts | {"training": "none"}
+    per_epoch = round(training.history[0]["images_per_second"] * training.history[0]["seconds"])
+    facts["optimiser steps"] = f"{len(training.history) * per_epoch // config.batch_size:,}"
+    views = 1 if config.method == "supervised" else 2
+    facts["views"] = f"{len(training.history) * per_epoch * views:,}"
+    augmented = config.method == "supervised" or PAIRINGS[config.pairing].augmented
+    facts["anchor augmented"] = "yes" if augmented else "no"
+    if training.pairs is not None:
+        facts["pair purity"] = f"{training.pairs['label_purity']:.3f}"
+        facts["distinct partners"] = f"{training.pairs['distinct_partners']:,.0f}"
+    facts["training"] = _compute(record, by_key)
+    return facts
+
+
+def _compute(record: TrialRecord, by_key: Mapping[str, TrialRecord]) -> str:
+    own = _seconds(record)
+    parents = []
+    parent = record.trial.parent
+    while parent is not None and parent in by_key:
+        parents.append(_seconds(by_key[parent]))
+        parent = by_key[parent].trial.parent
+    return f"{own:.0f} s" + (f" + {sum(parents):.0f} s of its parent" if parents else "")
+
+
+def _seconds(record: TrialRecord) -> float:
+    return sum(epoch["seconds"] for epoch in record.training.history) if record.training else 0.0
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
+    return "-" if value is None else text_of(value)
+
+
+def is_collapsed(summary: ArmSummary) -> bool:
+    """Whether most of the collapse indicators speak, on average over the seeds."""
+    values = summary.values("collapse_indicators")
+    return bool(values) and mean(values) >= COLLAPSED
+
+
+def answer(summary: ArmSummary, base: ArmSummary | None, facts: Facts, primary: str) -> str:
+    """The arm's result in a sentence that describes and claims no cause."""
+    values = summary.values(primary)
+    if not values:
+        return f"no result: {summary.state}"
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    said = [f"{_words(primary)} {mean(values):.3f}{spread} (n = {len(values)})"]
+    if base is not None and base.arm != summary.arm and base.values(primary):
+        differences = paired_differences(by_seed(summary, primary), by_seed(base, primary))
+        if differences:
+            text = f"{mean(differences):+.3f} to base"
+            if len(differences) > 1:
+                low, high = paired_t(differences)[0]
+                text += f" (95 % interval {low:+.3f} to {high:+.3f})"
+            else:
+                text += " (one seed: nothing is claimed)"
+            said.append(text)
+    for name in THREE:
+        if name != primary and summary.values(name):
+            said.append(f"{_words(name)} {mean(summary.values(name)):.3f}")
+    if is_collapsed(summary):
+        said.append(f"collapsed ({mean(summary.values('collapse_indicators')):.1f} of 3 indicators)")
+    if facts.differing > 1 and base is not None and base.arm != summary.arm:
+        said.append(f"differs from base in {facts.differing} things")
+    return "; ".join(said) + "."
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ").replace("auc", "AUC")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Rank correlation of two metrics over the arms' means (Spearman).
+
+    Attributes:
+        one: a metric.
+        other: another.
+        everything: over all arms that have both; None below three arms.
+        arms: how many those are.
+        sound: over those that did not collapse.
+        sound_arms: how many those are.
+    """
+
+    one: str
+    other: str
+    everything: float | None
+    arms: int
+    sound: float | None
+    sound_arms: int
+
+
+def agreements(summaries: Sequence[ArmSummary], metrics: Sequence[str] = THREE) -> list[Agreement]:
+    """Rank correlations of every two of the metrics."""
+    found = []
+    for i, one in enumerate(metrics):
+        for other in metrics[i + 1 :]:
+            both = [s for s in summaries if s.values(one) and s.values(other)]
+            sound = [s for s in both if not is_collapsed(s)]
+            found.append(
+                Agreement(one, other, _spearman(both, one, other), len(both), _spearman(sound, one, other), len(sound))
+            )
+    return found
+
+
+def _spearman(summaries: Sequence[ArmSummary], one: str, other: str) -> float | None:
+    from scipy.stats import spearmanr
+
+    pairs = [(mean(s.values(one)), mean(s.values(other))) for s in summaries]
+    if len(pairs) < 3 or any(len({pair[i] for pair in pairs}) == 1 for i in (0, 1)):
+        return None
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
