@@ -101,7 +101,7 @@ def draw_loss(m: Material) -> MplFigure | None:
 
 def draw_projections(m: Material) -> MplFigure:
     """PCA and t-SNE of the test representations, by class."""
-    from evaluation.style import panels, scatter
+    from evaluation.style import class_legend, panels, scatter
 
     projection, tsne = m.details["projection"], m.details["tsne"]
     figure, axes = panels(2, width=4.6, height=4.4)
@@ -109,13 +109,14 @@ def draw_projections(m: Material) -> MplFigure:
     points = projection["test"]
     if points.shape[1] == 1:
         points = np.concatenate([points, np.zeros_like(points)], axis=1)
-    scatter(axes[0][0], points[:, :2], projection["test_labels"], m.class_names)
+    scatter(axes[0][0], points[:, :2], projection["test_labels"])
     axes[0][0].set_xlabel(f"axis 1: {share[0]:.1%} of the variance")
     axes[0][0].set_ylabel(f"axis 2: {share[1] if len(share) > 1 else 0:.1%}")
     axes[0][0].set_title(f"PCA, n = {len(points):,}")
     chosen = tsne["images"]
-    scatter(axes[0][1], tsne["test"], projection["test_labels"][chosen], m.class_names)
+    scatter(axes[0][1], tsne["test"], projection["test_labels"][chosen])
     axes[0][1].set_title(f"t-SNE of the first {projection['test'].shape[1]} axes, n = {len(chosen):,}")
+    class_legend(figure, m.class_names)
     figure.suptitle(f"{m.title}: test representations by class", fontsize=9)
     return figure
 
@@ -126,7 +127,7 @@ def draw_anomalies(m: Material, which: str) -> MplFigure:
 
     scores = m.details[f"anomalies/{which}"]
     normal, anomalous = scores["test"], scores["anomalies"]
-    figure, axes = panels(3, width=3.5, height=3.2)
+    figure, axes = panels(3, width=4.0, height=3.3, ratios=(1, 1.1, 1.7))
     roc, histogram, pictures = axes[0]
     draw_roc(roc, normal, anomalous, label=f"AUC {m.metrics[f'anomaly_auc/{which}']:.4f}", color=NORMAL)
     roc.legend(loc="lower right")
@@ -200,18 +201,19 @@ def draw_retrieval(m: Material) -> MplFigure:
 
 def draw_clusters(m: Material) -> MplFigure:
     """k-means clusters in t-SNE, by cluster with the centres and by class; the contingency of clusters and classes."""
-    from evaluation.style import panels, scatter
+    from evaluation.style import class_legend, panels, scatter
 
     tsne, clusters, labels = m.details["tsne"], m.details["clusters"], m.details["projection"]["test_labels"]
     figure, axes = panels(3, width=4.2, height=4.1)
     by_cluster, by_class, table = axes[0]
     chosen = tsne["images"]
-    scatter(by_cluster, tsne["test"], clusters["test"][chosen], None)
+    scatter(by_cluster, tsne["test"], clusters["test"][chosen])
     for k, (x, y) in enumerate(tsne["centers"]):
         by_cluster.scatter([x], [y], s=90, marker="o", c="white", edgecolors="black", zorder=3)
         by_cluster.text(x, y, str(k), fontsize=7, ha="center", va="center", zorder=4)
     by_cluster.set_title(f"test images by k-means cluster, with centres, n = {len(chosen):,}")
-    scatter(by_class, tsne["test"], labels[chosen], m.class_names)
+    scatter(by_class, tsne["test"], labels[chosen])
+    class_legend(figure, m.class_names)
     by_class.set_title("the same by class")
     counts = clusters["contingency"]
     table.imshow(counts, cmap="cividis", aspect="auto")
@@ -273,7 +275,7 @@ def draw_invariances(m: Material) -> MplFigure | None:
     values = {name: m.metrics[name] for name in PROFILE if name in m.metrics}
     if not values:
         return None
-    figure, axes = panels(1, width=5.4, height=3.2)
+    figure, axes = panels(1, width=6.2, height=3.2)
     panel = axes[0][0]
     places = np.arange(len(values))[::-1]
     panel.barh(places, list(values.values()), color=["#44AA99" if name != PROFILE[-1] else "#888888" for name in values])
@@ -282,7 +284,7 @@ def draw_invariances(m: Material) -> MplFigure | None:
     panel.set_yticks(places, [profile_name(name) for name in values])
     panel.axvline(1, color="0.6", lw=0.8, ls=":")
     panel.set_xlim(0, max(1.1, 1.15 * max(values.values())))
-    panel.set_xlabel("mean shift of a test representation, in mean distances of two test images")
+    panel.set_xlabel("mean shift, in mean distances of two test images")
     figure.suptitle(f"{m.title}: invariances (0: ignored, 1: as far as another image), n = {_looked_at(m):,}", fontsize=9)
     return figure
 

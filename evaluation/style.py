@@ -39,10 +39,15 @@ def styled() -> AbstractContextManager[None]:
     return context
 
 
-def panels(columns: int, rows: int = 1, *, width: float = 3.4, height: float = 3.0) -> tuple[Figure, NDArray[Any]]:
-    """A figure and its axes [rows, columns]; sizes of a panel in inches. Not pyplot's: nothing is kept, any thread may draw."""
+def panels(
+    columns: int, rows: int = 1, *, width: float = 3.4, height: float = 3.0, ratios: Sequence[float] | None = None
+) -> tuple[Figure, NDArray[Any]]:
+    """A figure and its axes [rows, columns]; sizes of a panel in inches, and the columns' relative widths.
+
+    Not pyplot's: nothing is kept, and any thread may draw.
+    """
     figure = Figure(figsize=(width * columns, height * rows))
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, width_ratios=ratios)
 
 
 def png(figure: Figure) -> bytes:
@@ -62,30 +67,27 @@ def line(index: int) -> dict[str, str]:
     return {"color": colour(index), "linestyle": LINES[(index // len(COLOURS) + index) % len(LINES)]}
 
 
-def scatter(
-    axes: Axes, points: NDArray[Any], labels: NDArray[np.int64], names: Sequence[str] | None, *, size: float = 7
-) -> None:
-    """Points [N, 2] by label; the name of each label stands at its points' median, where there are few enough to read.
-
-    Args:
-        axes: where to draw.
-        points: [N, 2].
-        labels: [N] int64.
-        names: of the labels; None: none are written.
-        size: of a mark, in square points.
-    """
-    present = np.unique(labels)
-    for label in present:
+def scatter(axes: Axes, points: NDArray[Any], labels: NDArray[np.int64], *, size: float = 7) -> None:
+    """Points [N, 2] in the colour and with the mark of their label [N]."""
+    for label in np.unique(labels):
         members = points[labels == label]
         mark = MARKERS[label % len(MARKERS)]
         axes.scatter(members[:, 0], members[:, 1], s=size, marker=mark, c=colour(int(label)), linewidths=0, alpha=0.6)
-    if names is not None and len(present) <= 20:
-        for label in present:
-            x, y = np.median(points[labels == label], axis=0)
-            text = axes.text(x, y, names[label], fontsize=8, ha="center", va="center", color="black")
-            text.set_bbox({"facecolor": "white", "edgecolor": colour(int(label)), "alpha": 0.8, "pad": 1.2})
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def class_legend(figure: Figure, names: Sequence[str]) -> None:
+    """Each class's mark and name below the figure, where they are few enough to read and to tell apart."""
+    from matplotlib.lines import Line2D
+
+    if len(names) > 20:
+        return
+    marks = [
+        Line2D([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=colour(i), label=name)
+        for i, name in enumerate(names)
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=min(10, len(names)), handletextpad=0.1, columnspacing=1.2)
 
 
 def mosaic(images: Sequence[Sequence[NDArray[np.uint8] | None]], wrong: Sequence[Sequence[bool]] | None = None) -> NDArray[Any]:

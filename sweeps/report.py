@@ -79,25 +79,30 @@ def table(plan: Plan, summaries: Sequence[ArmSummary]) -> Table:
         shown.add_column("state")
     for summary in summaries:
         cells = [summary.arm, str(sum(record.status == "done" for record in summary.records))]
-        for name in COLUMNS:
-            cells.append(_cell(summary.values(name), whole=name == "collapse_indicators"))
+        cells += [cell(summary, name) for name in COLUMNS]
         if len(shown.columns) > len(cells):
             cells.append(summary.state)
         shown.add_row(*cells)
     return shown
 
 
-def _cell(values: Sequence[float], *, whole: bool) -> str:
+def cell(summary: ArmSummary, name: str) -> str:
+    """A metric of an arm for people: mean and, over several seeds, standard deviation; ``-`` where there is none."""
+    values = summary.values(name)
     if not values:
         return "-"
-    if whole and len(set(values)) == 1:
+    if name == "collapse_indicators" and len(set(values)) == 1:
         return f"{values[0]:.0f} of 3"
     spread = deviation(values)
     return f"{mean(values):.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
 
 
 def write_tables(folder: Path, plan: Plan, records: Sequence[TrialRecord]) -> list[Path]:
-    """Writes ``table.csv`` (an arm a row: mean, deviation and n of every metric) and ``trials.csv`` (a trial a row)."""
+    """Writes ``table.csv`` (an arm a row: mean, deviation, n of every metric), ``trials.csv`` (a trial a row), ``table.tex``.
+
+    Returns:
+        Their paths.
+    """
     names = list(dict.fromkeys(name for name in METRICS) | dict.fromkeys(name for r in records for name in r.metrics))
     by_arm = [["arm", "state", *(f"{name} {what}" for name in names for what in ("mean", "sd", "n"))]]
     for summary in summarize(records):
@@ -116,13 +121,34 @@ def write_tables(folder: Path, plan: Plan, records: Sequence[TrialRecord]) -> li
         by_trial.append(
             [", ".join((trial.arm, *trial.aliases)), seed, trial.key, record.status, record.reason or "", *run, *values_of]
         )
-    paths = [folder / "table.csv", folder / "trials.csv"]
-    for path, rows in zip(paths, (by_arm, by_trial), strict=True):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        with whole_file(path) as temporary:
-            temporary.write_text(text.getvalue())
-    return paths
+    texts = {"table.csv": _csv(by_arm), "trials.csv": _csv(by_trial), "table.tex": latex(plan, summarize(records))}
+    for name, text in texts.items():
+        with whole_file(folder / name) as temporary:
+            temporary.write_text(text)
+    return [folder / name for name in texts]
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def latex(plan: Plan, summaries: Sequence[ArmSummary]) -> str:
+    """The table of the main columns for LaTeX; it needs the package booktabs."""
+    head = ["arm", "n", *(name.replace("_", " ") for name in COLUMNS)]
+    lines = [f"% {plan.sweep}: {plan.grid.question}", rf"\begin{{tabular}}{{lr{'r' * len(COLUMNS)}}}", r"\toprule"]
+    lines += [" & ".join(map(_tex, head)) + r" \\", r"\midrule"]
+    for summary in summaries:
+        done = sum(record.status == "done" for record in summary.records)
+        lines.append(" & ".join(map(_tex, [summary.arm, str(done), *(cell(summary, name) for name in COLUMNS)])) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _tex(text: str) -> str:
+    """Text with what LaTeX would read as commands made harmless."""
+    special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
 
 
 def parent_metrics(records: Sequence[TrialRecord]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from rich.table import Table
 from core.config import PROFILES
 from core.errors import InputError
 from core.files import load_json, save_json
-from sweeps import cost, report, tracking
+from sweeps import cost, page, report, tracking
 from sweeps.grid import Fields, list_grids, load_grid, parse_settings
 from sweeps.hardware import cpu_flags, gpus_of_this_machine
 from sweeps.images import load_images
@@ -223,15 +223,21 @@ def _sweep(job: _Job, console: Console) -> int:
         if record.status == "done":
             tracker.drawn(record.trial)
     folder = options.storage / "sweeps" / plan.sweep
-    tables = report.write_tables(folder, plan, records)
+    problems = [(r.trial.title, name, problem) for r in records for name, problem in _problems(r, store).items()]
+    sweep = page.Sweep(plan, records, store, job.introduction, _command(), tracking.git_commit(), problems)
+    tables = [*report.write_tables(folder, plan, records), page.write_page(folder / "report.html", sweep, options.data)]
     save_json(folder / "sweep.json", {"sweep": plan.sweep, "profile": plan.profile, "base": plan.base.fields(),
                                       "seeds": sorted({r.trial.config.seed for r in records}),
                                       "trials": {r.trial.key: [r.trial.arm, r.status, r.reason] for r in records}})  # fmt: skip
     statuses = {record.status for record in records}
     status = "FAILED" if statuses & {"failed", "skipped"} else "KILLED" if "open" in statuses else "FINISHED"
-    moment = max((record.evaluated for record in records), default=0.0)
-    artifacts = [*tables, folder / "sweep.json"]
-    tracker.close(status=status, metrics=report.parent_metrics(records), moment=moment, artifacts=artifacts)
+    tracker.close(
+        status=status,
+        metrics=report.parent_metrics(records),
+        moment=max((record.evaluated for record in records), default=0.0),
+        artifacts=[*tables, folder / "sweep.json"],
+        summary=page.markdown(sweep),
+    )
     exit_code = _conclude(job, records, tables, tracker, outcome, console)
     if ran:
         from sweeps import scheduler
@@ -331,12 +337,17 @@ def _show_plan(job: _Job, done: list[str], estimate: cost.Estimate, console: Con
     )  # fmt: skip
 
 
+def _problems(record: TrialRecord, store: Store) -> dict[str, str]:
+    """Numbers, details and figures that are not defined for a trial, and why."""
+    return {**record.problems, **store.problems(record.trial)}
+
+
 def _conclude(
     job: _Job, records: list[TrialRecord], tables: list[Path], tracker: tracking.Tracker, outcome: _Outcome, console: Console
 ) -> int:
     console.print(report.table(job.plan, report.summarize(records)))
     for record in records:
-        for name, problem in {**record.problems, **job.store.problems(record.trial)}.items():
+        for name, problem in _problems(record, job.store).items():
             console.print(f"{record.trial.title}: no {name}: {problem}", highlight=False, soft_wrap=True)
         if record.status in ("failed", "skipped"):
             console.print(f"{record.status} {record.trial.title}: {record.reason}", highlight=False, soft_wrap=True)

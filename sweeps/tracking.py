@@ -104,7 +104,7 @@ class Tracker:
         self._client: MlflowClient
         self._experiment = ""
         self._parent = ""
-        self._commit = _git_commit()
+        self._commit = git_commit()
         self.problem: str | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -128,9 +128,19 @@ class Tracker:
         """The trial's figures are in the store, save those that could not be drawn."""
         self._queue.put(lambda: self._figures(trial))
 
-    def close(self, *, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path]) -> None:
-        """Writes what is left, ends the parent run with MLflow's ``status``, and waits; ``moment``: the metrics' Unix time."""
-        self._queue.put(lambda: self._close(status, metrics, moment, artifacts))
+    def close(
+        self, *, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path], summary: str = ""
+    ) -> None:
+        """Writes what is left, ends the parent run, and waits.
+
+        Args:
+            status: MLflow's status of the parent run.
+            metrics: of the parent run.
+            moment: the metrics' Unix time.
+            artifacts: files for the parent run.
+            summary: the parent run's description, in Markdown.
+        """
+        self._queue.put(lambda: self._close(status, metrics, moment, artifacts, summary))
         self._queue.put(None)
         self._thread.join()
 
@@ -316,7 +326,7 @@ class Tracker:
         self._client.log_inputs(child.run_id, inputs)
 
     def _log_model(self, child: _Child, trial: Trial) -> None:
-        """The encoder as an MLflow model ``encoder`` of the run, once; without MLflow's fluent calls, which would end the run."""
+        """The encoder as an MLflow model ``encoder`` of the run, once; MLflow's fluent calls would end the run."""
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
@@ -372,13 +382,15 @@ class Tracker:
         self._client.set_tag(child.run_id, "figures", said)
         child.tags = {**child.tags, "figures": said}
 
-    def _close(self, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path]) -> None:
+    def _close(self, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path], summary: str) -> None:
         parent = _Child(self._parent, "RUNNING", {}, frozenset())
         # A sweep that grows says its summary anew, at the step of so many trials done.
         step = int(metrics.get("trials_done", 0))
         self._log(parent, [(name, value, int(moment * 1000), step) for name, value in metrics.items()])
         for path in artifacts:
             self._client.log_artifact(self._parent, str(path))
+        if summary:
+            self._client.set_tag(self._parent, "mlflow.note.content", summary)
         self._client.set_terminated(self._parent, status=status)
 
 
@@ -412,7 +424,8 @@ def _params(config: Any) -> dict[str, str]:
     return params
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
+    """The commit of this code, or None outside of a git checkout."""
     try:
         answer = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False

@@ -1,0 +1,207 @@
+"""Figures of several arms together, from the same stored results as the figures of one trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from evaluation.details import Arrays
+from evaluation.figures import PROFILE, draw_roc, profile_name
+from evaluation.style import MARKERS, class_legend, colour, line, mosaic, panels, scatter, show
+
+if TYPE_CHECKING:
+    from core.datasets import Splits
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm as it is drawn.
+
+    Attributes:
+        name: its name.
+        values: metric -> one number for each seed.
+        history: of its first seed, one record for each epoch.
+        details: of its first seed, name -> arrays.
+        baseline: whether it is a row to compare with, rather than a VICReg run.
+        collapsed: whether it counts as collapsed.
+    """
+
+    name: str
+    values: Mapping[str, Sequence[float]]
+    history: Sequence[Mapping[str, float]]
+    details: Mapping[str, Arrays]
+    baseline: bool
+    collapsed: bool
+
+    def mean(self, metric: str) -> float | None:
+        """The metric's mean over the seeds."""
+        return mean(self.values[metric]) if self.values.get(metric) else None
+
+
+def leaderboard(arms: Sequence[Arm], metrics: Sequence[str], base: str) -> Figure:
+    """One dot a seed, the mean as a bar and one standard deviation to each side, best arm of the first metric on top."""
+    order = sorted(arms, key=lambda arm: (arm.mean(metrics[0]) is not None, arm.mean(metrics[0]) or 0))
+    figure, axes = panels(len(metrics), width=3.6, height=0.27 * len(order) + 1.0)
+    for k, metric in enumerate(metrics):
+        panel = axes[0][k]
+        for place, arm in enumerate(order):
+            values = arm.values.get(metric, ())
+            shade = "#888888" if arm.baseline else "#332288"
+            jitter = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(len(values))
+            panel.scatter(values, place + jitter, s=16, marker="s" if arm.baseline else "o", c=shade, zorder=3, linewidths=0)
+            if len(values) > 1:
+                center, spread = mean(values), stdev(values)
+                panel.plot([center - spread, center + spread], [place, place], color=shade, lw=1)
+                panel.plot([center, center], [place - 0.3, place + 0.3], color=shade, lw=2)
+            if arm.name == base and values:
+                panel.axvline(mean(values), color="#CC6677", lw=0.8, ls="--", zorder=1)
+        panel.set_yticks(range(len(order)), [arm.name for arm in order] if k == 0 else [""] * len(order))
+        panel.set_ylim(-0.6, len(order) - 0.4)
+        panel.grid(axis="x", color="0.92")
+        panel.set_title(metric)
+    most = max((len(v) for arm in arms for v in arm.values.values()), default=0)
+    figure.suptitle(
+        f"one dot a seed (n up to {most}), bar: mean, line: one standard deviation; squares: baselines; dashed: {base}",
+        fontsize=9,
+    )
+    return figure
+
+
+def agreement(arms: Sequence[Arm], metrics: Sequence[str]) -> Figure:
+    """Every two metrics against each other, an arm a point at its means."""
+    pairs = [(one, other) for i, one in enumerate(metrics) for other in metrics[i + 1 :]]
+    figure, axes = panels(len(pairs), width=4.0, height=3.6)
+    for panel, (one, other) in zip(axes[0], pairs, strict=True):
+        for i, arm in enumerate(arms):
+            x, y = arm.mean(one), arm.mean(other)
+            if x is None or y is None:
+                continue
+            face = "none" if arm.collapsed else colour(i)
+            panel.scatter([x], [y], s=38, marker=MARKERS[i % len(MARKERS)], facecolors=face, edgecolors=colour(i))
+            panel.annotate(arm.name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+        panel.margins(0.15)
+        panel.set_xlabel(one)
+        panel.set_ylabel(other)
+    figure.suptitle("the arms' means; hollow: collapsed", fontsize=9)
+    return figure
+
+
+def curves(arms: Sequence[Arm]) -> Figure | None:
+    """The terms on the test images over the epochs, arms over one another; None where no arm has them."""
+    terms = ("loss", "invariance", "variance", "covariance")
+    shown = [(i, arm) for i, arm in enumerate(arms) if arm.history and "test/variance" in arm.history[0]]
+    if not shown:
+        return None
+    figure, axes = panels(len(terms), width=3.2, height=3.1)
+    for panel, term in zip(axes[0], terms, strict=True):
+        for i, arm in shown:
+            epochs = [record["epoch"] for record in arm.history]
+            panel.plot(epochs, [record[f"test/{term}"] for record in arm.history], lw=1.3, label=arm.name, **line(i))
+        panel.set_title(f"test/{term}" + ("" if term == "loss" else " (unweighted)"))
+        panel.set_xlabel("epoch")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    figure.suptitle(
+        "loss and terms on the test images, first seed; pairs differ between arms, so levels are not comparable", fontsize=9
+    )
+    return figure
+
+
+def projections(arms: Sequence[Arm], kind: str, names: Sequence[str]) -> Figure | None:
+    """The test representations of every arm by class: ``tsne``, or ``pca`` with the axes' shares of variance."""
+    shown = [arm for arm in arms if "projection" in arm.details and (kind == "pca" or "tsne" in arm.details)]
+    if not shown:
+        return None
+    columns = min(5, len(shown))
+    rows = -(-len(shown) // columns)
+    figure, axes = panels(columns, rows, width=2.5, height=2.6)
+    for panel in axes.flat[len(shown) :]:
+        panel.set_axis_off()
+    for panel, arm in zip(axes.flat, shown, strict=False):
+        projection = arm.details["projection"]
+        labels = projection["test_labels"]
+        if kind == "tsne":
+            points, chosen = arm.details["tsne"]["test"], arm.details["tsne"]["images"]
+            scatter(panel, points, labels[chosen], size=3)
+        else:
+            points = projection["test"][:, :2]
+            points = points if points.shape[1] == 2 else np.c_[points, np.zeros(len(points))]
+            scatter(panel, points, labels, size=3)
+            panel.set_xlabel(" + ".join(f"{share:.0%}" for share in projection["variance_share"][:2]) + " of the variance")
+        panel.set_title(arm.name)
+    class_legend(figure, names)
+    n = len(shown[0].details["tsne"]["images"]) if kind == "tsne" else len(shown[0].details["projection"]["test"])
+    figure.suptitle(
+        f"{'t-SNE' if kind == 'tsne' else 'PCA'} of the test representations by class, first seed, n = {n:,}", fontsize=9
+    )
+    return figure
+
+
+def rocs(arms: Sequence[Arm], which: str) -> Figure | None:
+    """ROC curves of all arms for one anomaly set."""
+    shown = [(i, arm) for i, arm in enumerate(arms) if f"anomalies/{which}" in arm.details]
+    if not shown:
+        return None
+    figure, axes = panels(1, width=7.4, height=4.2)
+    panel = axes[0][0]
+    for i, arm in shown:
+        scores = arm.details[f"anomalies/{which}"]
+        area = arm.mean(f"anomaly_auc/{which}")
+        label = arm.name + ("" if area is None else f"  {area:.3f}")
+        draw_roc(panel, scores["test"], scores["anomalies"], label=label, lw=1.2, **line(i))
+    panel.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title="arm, mean AUC")
+    figure.suptitle(f"anomalies {which}, first seed", fontsize=9)
+    return figure
+
+
+def invariances(arms: Sequence[Arm]) -> Figure | None:
+    """How far each operation moves each arm's representation, in mean distances of two test images."""
+    names = [name for name in PROFILE if any(arm.mean(name) is not None for arm in arms)]
+    shown = [arm for arm in arms if any(arm.mean(name) is not None for name in names)]
+    if not shown:
+        return None
+    table = np.array([[np.nan if (value := arm.mean(name)) is None else value for name in names] for arm in shown])
+    figure, axes = panels(1, width=8.6, height=0.27 * len(shown) + 1.3)
+    panel = axes[0][0]
+    panel.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (i, j), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            panel.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color="black" if value > 0.6 else "white")
+    panel.set_yticks(range(len(shown)), [arm.name for arm in shown])
+    panel.set_xticks(range(len(names)), [profile_name(name) for name in names], rotation=25, ha="right")
+    figure.suptitle(
+        "mean shift of a representation, in mean distances of two test images (0: ignored, 1: another image)", fontsize=9
+    )
+    return figure
+
+
+def retrievals(arms: Sequence[Arm], images: Splits, label: int) -> Figure | None:
+    """For one class's test image, the nearest and the most distant train images of every arm, wrong classes framed."""
+    rows, wrong, names = [], [], []
+    for arm in arms:
+        found = arm.details.get("retrieval")
+        if found is None or label not in found["labels"]:
+            continue
+        i = int(np.flatnonzero(found["labels"] == label)[0])
+        near, far = found["nearest"][i], found["farthest"][i]
+        rows.append([
+            images.test.images[found["queries"][i]], None, *images.train.images[near], None, *images.train.images[far],
+        ])  # fmt: skip
+        wrong.append([False, False, *(found["nearest_labels"][i] != label), False, *(found["farthest_labels"][i] != label)])
+        names.append(arm.name)
+    if not rows:
+        return None
+    figure = Figure(figsize=(7.5, 0.47 * len(rows) + 0.9))
+    k = (len(rows[0]) - 3) // 2
+    at = [
+        (0.5 / len(rows[0]), "image"),
+        ((2 + k / 2) / len(rows[0]), f"{k} nearest"),
+        ((3 + 1.5 * k) / len(rows[0]), f"{k} most distant"),
+    ]
+    show(figure.subplots(), mosaic(rows, wrong), names, at)
+    figure.suptitle(f"retrieval for a test image of class {images.train.class_names[label]}; red: another class", fontsize=9)
+    return figure

@@ -1,0 +1,347 @@
+"""``report.html``: the answer of a sweep on one page, in one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from core.config import digest
+from core.errors import InputError
+from core.files import whole_file
+from evaluation.details import detail_ids
+from evaluation.evaluate import METRICS
+from sweeps.claims import judge, parse_claim
+from sweeps.facts import COLLAPSED, THREE, Facts, agreements, answer, facts_of, is_collapsed
+from sweeps.grid import BASE, Published, expand_arms
+from sweeps.images import Images, load_images
+from sweeps.plan import Plan
+from sweeps.report import COLUMNS, ArmSummary, cell, summarize, text_of
+from sweeps.store import Store, TrialRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from evaluation.comparisons import Arm
+
+_TEMPLATES = Path(__file__).parent / "templates"
+#: Classes whose retrievals are shown.
+_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the page is about.
+
+    Attributes:
+        plan: the plan.
+        records: every trial of the sweep that was tried or asked for.
+        store: where their details are.
+        introduction: which profile, and why.
+        command: what was typed.
+        commit: of the code, if it is known.
+        problems: details and figures that are not defined: (title, name, problem).
+    """
+
+    plan: Plan
+    records: Sequence[TrialRecord]
+    store: Store
+    introduction: str
+    command: str
+    commit: str | None
+    problems: Sequence[tuple[str, str, str]]
+
+
+def write_page(path: Path, sweep: Sweep, data_dir: Path) -> Path:
+    """Writes the page, whole or not at all; one that is there already and says the same is left as it is.
+
+    Args:
+        path: where to.
+        sweep: what it is about.
+        data_dir: where the images are; where they cannot be had, pictures of them are left out.
+
+    Returns:
+        The path.
+    """
+    mark = f"<!-- {_fingerprint(sweep)} -->"
+    with suppress(OSError), path.open(encoding="utf-8") as file:
+        if file.read(len(mark)) == mark:
+            return path
+    try:
+        images = load_images([record.trial for record in sweep.records if record.status == "done"], data_dir)
+    except InputError:
+        images = None
+    text = _render("report.html.j2", _content(sweep, images))
+    with whole_file(path) as temporary:
+        temporary.write_text(f"{mark}\n{text}" if images is not None else text, encoding="utf-8")
+    return path
+
+
+def _fingerprint(sweep: Sweep) -> str:
+    """Of all that the page shows, and of the code that makes it."""
+    shown = [
+        [r.trial.key, r.trial.title, r.trial.aliases, r.status, r.reason, dict(r.metrics), sorted(sweep.store.figures(r.trial))]
+        for r in sweep.records
+    ]
+    code = [
+        *Path(__file__).parent.glob("*.py"),
+        *_TEMPLATES.iterdir(),
+        *(Path(__file__).parents[1] / "evaluation").glob("*.py"),
+    ]
+    return digest([
+        shown, sweep.plan.grid.model_dump(mode="json"), sweep.introduction, sweep.commit, sweep.problems,
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(code)],
+    ])  # fmt: skip
+
+
+def _render(template: str, values: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def _content(sweep: Sweep, images: Images | None) -> dict[str, Any]:
+    plan, records = sweep.plan, sweep.records
+    summaries = summarize(records)
+    facts = facts_of(summaries, {record.trial.key: record for record in records})
+    base = next((summary for summary in summaries if summary.arm == BASE), None)
+    seeds = sorted({r.trial.config.seed for r in records if r.status == "done" and r.trial.config.has_encoder})
+    statuses = [record.status for record in records]
+    counts = ", ".join(f"{statuses.count(s)} {s}" for s in ("done", "failed", "skipped", "open") if s in statuses)
+    parsed = [(stated, parse_claim(stated.claim, expand_arms(plan.grid))) for stated in plan.grid.claims]
+    return {
+        "sweep": plan.sweep,
+        "introduction": sweep.introduction,
+        "question": plan.grid.question,
+        "state": f"Trials: {counts}" if counts else "No trial yet",
+        "seeds": f"Seeds: {', '.join(map(str, seeds))}." if seeds else "",
+        "few_seeds": len(seeds) < 2,
+        "answers": [
+            {
+                "arm": summary.arm,
+                "what": "; ".join(f"{name} {theirs} → {mine}" for name, (theirs, mine) in fact.fields.items()),
+                "text": answer(summary, base, fact, plan.grid.primary),
+            }
+            for summary, fact in zip(summaries, facts, strict=True)
+        ],
+        "lost": [vars(r) | {"title": r.trial.title} for r in records if r.status in ("failed", "skipped")],
+        "problems": [{"title": title, "name": name, "problem": problem} for title, name, problem in sweep.problems],
+        **_tables(plan, summaries),
+        "claims": [
+            {"text": verdict.claim.text, "outcome": verdict.outcome, "reason": verdict.reason, "source": stated.source}
+            for stated, claim in parsed
+            for verdict in [judge(claim, summaries)]
+        ],
+        "fact_names": list(facts[0].facts) if facts else [],
+        "facts": [_fact_row(fact) for fact in facts],
+        "agreements": [
+            {**vars(row), "everything": _rho(row.everything), "sound": _rho(row.sound)} for row in agreements(summaries)
+        ],
+        "collapsed": ", ".join(summary.arm for summary in summaries if is_collapsed(summary)),
+        "collapsed_at": f"{COLLAPSED:g}",
+        "images": images is not None,
+        "no_images": "The images could not be loaded; pictures of them, and what bears their classes' names, are left out.",
+        "figures": _figures(sweep, summaries, images),
+        "run": _run(sweep, seeds),
+        "methods": _methods(sweep, seeds, images),
+        "config": json.dumps(plan.base.fields(), indent=1),
+    }
+
+
+def _rho(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:+.2f}"
+
+
+def _fact_row(fact: Facts) -> dict[str, Any]:
+    fields = "; ".join(f"{name}: {theirs} → {mine}" for name, (theirs, mine) in fact.fields.items())
+    return {"arm": fact.arm, "differing": fact.differing if fact.arm != BASE else "-", "fields": fields or "-",
+            "facts": [text or "-" for text in fact.facts.values()]}  # fmt: skip
+
+
+# -- tables --------------------------------------------------------------------------------------------------------------
+
+
+def _tables(plan: Plan, summaries: Sequence[ArmSummary]) -> dict[str, Any]:
+    theirs = [
+        (who, metric) for who, published in plan.grid.published.items()
+        for metric in dict.fromkeys(name for values in published.values.values() for name in values)
+    ]  # fmt: skip
+    columns = [{"name": "arm", "meaning": "", "text": True}, {"name": "n", "meaning": "seeds that are done", "text": False}]
+    columns += [{"name": name.replace("_", " "), "meaning": METRICS[name].meaning, "text": False} for name in COLUMNS]
+    columns += [
+        {"name": f"{metric.replace('_', ' ')}, {who} (theirs)", "meaning": "published, in another setting", "text": False}
+        for who, metric in theirs
+    ]
+    rows = []
+    for summary in summaries:
+        done = sum(record.status == "done" for record in summary.records)
+        cells = [{"text": summary.arm, "value": summary.arm, "theirs": False}, {"text": done, "value": done, "theirs": False}]
+        for name in COLUMNS:
+            values = summary.values(name)
+            cells.append({"text": cell(summary, name), "value": mean(values) if values else "", "theirs": False})
+        for who, metric in theirs:
+            value = plan.grid.published[who].values.get(summary.arm, {}).get(metric)
+            shown, sorted_by = ("-", "") if value is None else (f"{value:.4f}", str(value))
+            cells.append({"text": shown, "value": sorted_by, "theirs": True})
+        rows.append({"arm": summary.arm, "baseline": _is_baseline(summary), "cells": cells})
+    names = list(dict.fromkeys([*METRICS, *(name for s in summaries for r in s.records for name in r.metrics)]))
+    return {
+        "columns": columns,
+        "rows": rows,
+        "published": [
+            {"who": who, "differs": _setting(published, plan), "notes": published.notes}
+            for who, published in plan.grid.published.items()
+        ],
+        "all_metrics": [
+            {
+                "name": name,
+                "meaning": METRICS[name.partition("/")[0]].meaning,
+                "better": METRICS[name.partition("/")[0]].better or "neither",
+                "cells": [cell(summary, name) for summary in summaries],
+            }
+            for name in names
+        ],
+    }
+
+
+def _setting(published: Published, plan: Plan) -> str:
+    """What of the published setting is not this sweep's base."""
+    ours = plan.base.fields()
+    different = {name: value for name, value in published.setting.items() if ours.get(name) != value}
+    return ", ".join(f"{name} {text_of(value)} (here {text_of(ours.get(name))})" for name, value in different.items())
+
+
+def _is_baseline(summary: ArmSummary) -> bool:
+    return summary.records[0].trial.config.method != "vicreg"
+
+
+# -- figures -------------------------------------------------------------------------------------------------------------
+
+
+def _figures(sweep: Sweep, summaries: Sequence[ArmSummary], images: Images | None) -> dict[str, Any]:
+    from evaluation import comparisons
+    from evaluation.style import styled
+
+    arms = [_arm(summary, sweep) for summary in summaries if any(r.status == "done" for r in summary.records)]
+    base = sweep.plan.base
+    splits = None if images is None else images.splits.get((base.dataset, base.train_subset))
+    names = splits.train.class_names if splits else ()
+    sets = dict.fromkeys(name for record in sweep.records for name in record.trial.anomalies)
+    metrics = list(dict.fromkeys((sweep.plan.grid.primary, *THREE)))
+    with styled():
+
+        def picture(title: str, draw: Callable[[], Figure | None]) -> dict[str, Any] | None:
+            figure = draw() if arms else None
+            return None if figure is None else _picture(title, figure)
+
+        rocs = [picture(f"ROC curves, {name}", partial(comparisons.rocs, arms, name)) for name in sets]
+        retrievals = []
+        if splits is not None:
+            retrievals = [
+                picture(names[k], partial(comparisons.retrievals, arms, splits, k)) for k in range(min(_CLASSES, len(names)))
+            ]
+        return {
+            "leaderboard": picture("metrics by arm, a dot a seed", lambda: comparisons.leaderboard(arms, metrics, BASE)),
+            "agreement": picture("metrics against each other", lambda: comparisons.agreement(arms, THREE)),
+            "curves": picture("loss and terms over the epochs", lambda: comparisons.curves(arms)),
+            "invariances": picture("invariances by arm", lambda: comparisons.invariances(arms)),
+            "tsne": picture("t-SNE by arm", lambda: comparisons.projections(arms, "tsne", names)),
+            "pca": picture("PCA by arm", lambda: comparisons.projections(arms, "pca", names)),
+            "rocs": [found for found in rocs if found],
+            "retrievals": [found for found in retrievals if found],
+        }
+
+
+def _arm(summary: ArmSummary, sweep: Sweep) -> Arm:
+    from evaluation.comparisons import Arm
+
+    done = [record for record in summary.records if record.status == "done"]
+    trial, base = done[0].trial, sweep.plan.base
+    same_images = (trial.config.dataset, trial.config.train_subset) == (base.dataset, base.train_subset)
+    wanted = [n for n in detail_ids(trial.anomalies) if n.partition("/")[0] in ("projection", "tsne", "retrieval", "anomalies")]
+    names = {name for record in done for name in record.metrics}
+    return Arm(
+        name=summary.arm,
+        values={name: summary.values(name) for name in names},
+        history=done[0].training.history if done[0].training else (),
+        details={n: found for n in wanted if same_images and (found := sweep.store.detail(trial, n)) is not None},
+        baseline=_is_baseline(summary),
+        collapsed=is_collapsed(summary),
+    )
+
+
+def _picture(title: str, figure: Figure) -> dict[str, Any]:
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=130)
+    data = content.getvalue()
+    width, height = (int.from_bytes(data[i : i + 4]) for i in (16, 20))  # the PNG's header
+    return {"data": base64.b64encode(data).decode(), "alt": title, "title": title, "width": width, "height": height}
+
+
+# -- what was run --------------------------------------------------------------------------------------------------------
+
+
+def _run(sweep: Sweep, seeds: Sequence[int]) -> list[tuple[str, str]]:
+    plan, trained = sweep.plan, [record.training for record in sweep.records if record.training]
+    versions: dict[str, set[str]] = {}
+    for training in trained:
+        for package, which in training.versions.items():
+            versions.setdefault(package, set()).add(which)
+    devices = sorted({training.device for training in trained})
+    seconds = sum(training.seconds for training in trained)
+    cores = sum(training.seconds * training.threads for training in trained)
+    on_gpu = any(not device.startswith("CPU") for device in devices)
+    cost = f"{seconds / 3600:.2f} GPU-hours" if on_gpu else f"{cores / 3600:.2f} core-hours"
+    data = dict.fromkeys(f"{r.trial.config.dataset} ({r.trial.data})" for r in sweep.records)
+    sets = dict.fromkeys(f"{name} ({identity})" for r in sweep.records for name, identity in r.trial.anomalies.items())
+    rows = [
+        ("command", sweep.command),
+        ("profile", f"{plan.profile}; {sweep.introduction}"),
+        ("seeds", ", ".join(map(str, seeds)) or "none done"),
+        ("data", "; ".join(data)),
+        ("anomalies", "; ".join(sets) or "none"),
+        ("hardware", "; ".join(devices) + (" (different kinds of device)" if len(devices) > 1 else "")),
+        ("threads a trial", ", ".join(map(str, sorted({training.threads for training in trained})))),
+        ("versions", ", ".join(f"{package} {'/'.join(sorted(which))}" for package, which in sorted(versions.items()))),
+        ("training", f"{cost}, {sum(training.epochs_trained for training in trained)} epochs in {len(trained)} trials"),
+        ("code", sweep.commit or "not a git checkout"),
+    ]
+    moments = [record.evaluated for record in sweep.records if record.evaluated]
+    if moments:
+        rows.append(("last result", datetime.fromtimestamp(max(moments), UTC).strftime("%Y-%m-%d %H:%M UTC")))
+    return rows
+
+
+def _methods(sweep: Sweep, seeds: Sequence[int], images: Images | None) -> str:
+    base = sweep.plan.base
+    views = ", ".join(f"{name} {text_of(value)}" for name, value in base.augmentation.outcome_fields().items())
+    splits = None if images is None else images.splits.get((base.dataset, base.train_subset))
+    eigenmaps = any(record.trial.config.method == "laplacian-eigenmaps" for record in sweep.records)
+    text = _render("methods.txt.j2", {"b": base, "views": views, "seeds": seeds, "splits": splits, "eigenmaps": eigenmaps})
+    return " ".join(text.split())
+
+
+def markdown(sweep: Sweep) -> str:
+    """The sweep's summary for MLflow: the question and the table of the main columns."""
+    summaries = summarize(sweep.records)
+    head = ["arm", "n", *(name.replace("_", " ") for name in COLUMNS)]
+    lines = [f"**{sweep.plan.grid.question}**", "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for summary in summaries:
+        done = sum(record.status == "done" for record in summary.records)
+        lines.append(f"| {' | '.join([summary.arm, str(done), *(cell(summary, name) for name in COLUMNS)])} |")
+    return "\n".join([*lines, "", "`report.html` among the artifacts has the figures, the claims, and what differs from base."])
