@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from evaluation.details import Arrays
 from evaluation.figures import PROFILE, draw_roc, profile_name
-from evaluation.style import MARKERS, class_legend, colour, line, mosaic, panels, scatter, show
+from evaluation.style import class_legend, colour, line, mark, mosaic, panels, scatter, show
 
 if TYPE_CHECKING:
     from core.datasets import Splits
@@ -82,11 +82,12 @@ def agreement(arms: Sequence[Arm], metrics: Sequence[str]) -> Figure:
             if x is None or y is None:
                 continue
             face = "none" if arm.collapsed else colour(i)
-            panel.scatter([x], [y], s=38, marker=MARKERS[i % len(MARKERS)], facecolors=face, edgecolors=colour(i))
-            panel.annotate(arm.name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
-        panel.margins(0.15)
+            panel.scatter([x], [y], s=40, marker=mark(i), facecolors=face, edgecolors=colour(i), label=arm.name)
+        panel.margins(0.08)
         panel.set_xlabel(one)
         panel.set_ylabel(other)
+    handles = {text: handle for panel in axes[0] for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=7)
     figure.suptitle("the arms' means; hollow: collapsed", fontsize=9)
     return figure
 

@@ -63,16 +63,22 @@ def colour(index: int) -> str:
 
 
 def line(index: int) -> dict[str, str]:
-    """A curve's colour and dashes."""
+    """A curve's colour and dashes, told apart up to 40 of them."""
     return {"color": colour(index), "linestyle": LINES[(index // len(COLOURS) + index) % len(LINES)]}
+
+
+def mark(index: int) -> str:
+    """A category's mark; with its colour told apart up to 100 of them."""
+    return MARKERS[(index + 3 * (index // len(COLOURS))) % len(MARKERS)]
 
 
 def scatter(axes: Axes, points: NDArray[Any], labels: NDArray[np.int64], *, size: float = 7) -> None:
     """Points [N, 2] in the colour and with the mark of their label [N]."""
     for label in np.unique(labels):
         members = points[labels == label]
-        mark = MARKERS[label % len(MARKERS)]
-        axes.scatter(members[:, 0], members[:, 1], s=size, marker=mark, c=colour(int(label)), linewidths=0, alpha=0.6)
+        axes.scatter(
+            members[:, 0], members[:, 1], s=size, marker=mark(int(label)), c=colour(int(label)), linewidths=0, alpha=0.6
+        )
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -83,10 +89,7 @@ def class_legend(figure: Figure, names: Sequence[str]) -> None:
 
     if len(names) > 20:
         return
-    marks = [
-        Line2D([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=colour(i), label=name)
-        for i, name in enumerate(names)
-    ]
+    marks = [Line2D([], [], linestyle="", marker=mark(i), color=colour(i), label=name) for i, name in enumerate(names)]
     figure.legend(handles=marks, loc="outside lower center", ncols=min(10, len(names)), handletextpad=0.1, columnspacing=1.2)
 
 

@@ -21,6 +21,7 @@ CPU_FLOPS_PER_THREAD = {"fp32": 6e10, "bf16": 1.2e11}
 AUGMENT_SECONDS = 1e-4
 _EVALUATION_SECONDS = 8.0
 _RAW_PIXELS_SECONDS = 60.0
+_GRAPH_SECONDS = 1e-7  # a pair of images
 RULE = (
     f"the rule of {GPU_FLOPS / 1e12:.0f} TFLOP/s on a GPU, 60 (fp32) or 120 (bf16) GFLOP/s a CPU thread, "
     f"and {AUGMENT_SECONDS * 1e3:.1f} ms a view for a CPU to augment"
@@ -53,7 +54,7 @@ def estimate(plan: Plan, store: Store, done: Collection[str], *, gpu: bool) -> E
             continue
         config = trial.config
         if not config.trained:
-            seconds[key] = _RAW_PIXELS_SECONDS if config.method == "raw-pixels" else _EVALUATION_SECONDS
+            seconds[key] = _untrained_seconds(config)
             continue
         images = config.train_subset or count_train(config.dataset)
         epochs = _epochs_to_train(plan, trial, store)
@@ -69,6 +70,14 @@ def estimate(plan: Plan, store: Store, done: Collection[str], *, gpu: bool) -> E
     else:
         basis = RULE
     return Estimate(seconds, measured, basis)
+
+
+def _untrained_seconds(config: TrialConfig) -> float:
+    """For rows that are not trained; those of the pixels' size take longer, and a neighbourhood graph their number's square."""
+    if config.method == "raw-pixels":
+        return _RAW_PIXELS_SECONDS
+    images = config.train_subset or count_train(config.dataset)
+    return _EVALUATION_SECONDS + (_GRAPH_SECONDS * images**2 if config.method == "laplacian-eigenmaps" else 0.0)
 
 
 def by_critical_path(plan: Plan, seconds: Mapping[str, float]) -> list[str]:

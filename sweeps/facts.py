@@ -30,7 +30,7 @@ class Facts:
         arm: its name.
         fields: field -> (base's value, its own), as texts.
         facts: what follows: name -> text, the same names for every arm; "" where it does not apply.
-        differing: how many fields and facts differ from base's (compute and method-only fields not counted).
+        differing: how many fields that both have, and facts, differ from base's (compute not counted).
     """
 
     arm: str
@@ -52,9 +52,10 @@ def facts_of(summaries: Sequence[ArmSummary], by_key: Mapping[str, TrialRecord])
     found = []
     for summary in summaries:
         trial = _first(summary).trial
-        fields = {name: (_text(theirs), _text(mine)) for name, (theirs, mine) in trial.differs.items()}
+        fields = {name: _change(theirs, mine) for name, (theirs, mine) in trial.differs.items()}
         own = facts[summary.arm]
-        differing = len(fields) + sum(bool(own[name]) and own[name] != of_base.get(name) for name in counted)
+        shared = [name for name, pair in trial.differs.items() if name == "parent" or None not in pair]
+        differing = len(shared) + sum(bool(own[name]) and own[name] != of_base.get(name) for name in counted)
         found.append(Facts(summary.arm, fields, own, differing))
     return found
 
@@ -97,6 +98,16 @@ def _seconds(record: TrialRecord) -> float:
     return sum(epoch["seconds"] for epoch in record.training.history) if record.training else 0.0
 
 
+def _change(theirs: Any, mine: Any) -> tuple[str, str]:
+    """A field's two values as texts; of two mappings the entries that differ, of a mapping and nothing the nothing."""
+    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+        names = [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
+        return _text({name: theirs.get(name) for name in names}), _text({name: mine.get(name) for name in names})
+    if isinstance(theirs, Mapping) and mine is None:
+        return "as in base", "none"
+    return _text(theirs), _text(mine)
+
+
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
@@ -119,10 +130,11 @@ def answer(summary: ArmSummary, base: ArmSummary | None, facts: Facts, primary: 
     if base is not None and base.arm != summary.arm and base.values(primary):
         differences = paired_differences(by_seed(summary, primary), by_seed(base, primary))
         if differences:
-            text = f"{mean(differences):+.3f} to base"
+            difference = mean(differences)
+            text = f"{abs(difference):.3f} {'above' if difference > 0 else 'below'} base"
             if len(differences) > 1:
                 low, high = paired_t(differences)[0]
-                text += f" (95 % interval {low:+.3f} to {high:+.3f})"
+                text += f" (95 % interval of the difference {low:+.3f} to {high:+.3f})"
             else:
                 text += " (one seed: nothing is claimed)"
             said.append(text)

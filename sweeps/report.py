@@ -164,5 +164,11 @@ def parent_metrics(records: Sequence[TrialRecord]) -> dict[str, float]:
 
 
 def text_of(value: Any) -> str:
-    """A config value for people: JSON without quotation marks around a text."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """A config value for people: numbers as short as they can be told apart, lists in brackets, texts as they are."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(text_of, value))}]"
+    return str(value)

@@ -356,8 +356,12 @@ def _conclude(
     devices = {record.training.device for record in records if record.training}
     if len(devices) > 1:
         console.print(f"trials ran on different kinds of device: {'; '.join(sorted(devices))}", highlight=False)
-    console.print(f"tables: {'  '.join(map(str, tables))}", highlight=False, soft_wrap=True)
+    *csv_files, page_file = tables
+    console.print(f"tables: {'  '.join(map(str, csv_files))}", highlight=False, soft_wrap=True)
+    console.print(f"report: {page_file}", highlight=False, soft_wrap=True)
     console.print(f"compare: {tracking.ui_command(job.uri)}", highlight=False, soft_wrap=True)
+    if tracker.view:
+        console.print(f"a ready view of this sweep there: {tracker.view}", highlight=False, soft_wrap=True)
     if tracker.problem:
         print(f"error: MLflow lacks part of the results ({tracker.problem}); they are in the storage, and the same command "
               "says them again", file=sys.stderr)  # fmt: skip

@@ -128,6 +128,14 @@ class Tracker:
         """The trial's figures are in the store, save those that could not be drawn."""
         self._queue.put(lambda: self._figures(trial))
 
+    @property
+    def view(self) -> str:
+        """Address of the sweep's charts behind the UI's; "" where nothing could be written."""
+        if self.problem is not None or not self._experiment:
+            return ""
+        server = self._uri.rstrip("/") if self._uri.startswith("http") else "http://127.0.0.1:5000"
+        return server + charts.view_path(self._experiment, self._plan.sweep)
+
     def close(
         self, *, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path], summary: str = ""
     ) -> None:
