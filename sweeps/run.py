@@ -20,9 +20,14 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from core.config import PROFILES
+from core.config import METHODS, PROFILES
+from core.datasets import DATASETS
 from core.errors import InputError
 from core.files import load_json, save_json
+from core.models import ENCODERS
+from core.pairing import PAIRINGS
+from evaluation.evaluate import METRICS
+from evaluation.figures import FIGURES
 from sweeps import cost, page, report, tracking
 from sweeps.grid import Fields, list_grids, load_grid, parse_settings
 from sweeps.hardware import cpu_flags, gpus_of_this_machine
@@ -65,7 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python sweeps/run.py", description="Runs a grid of VICReg trials.", allow_abbrev=False
+        prog="python sweeps/run.py",
+        description="Runs a grid of VICReg trials.",
+        allow_abbrev=False,
+        epilog=_registries(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--grid", metavar="NAME", help="a grid that --list shows, or the path of a YAML file")
     parser.add_argument("--list", action="store_true", help="list the grids")
@@ -86,6 +95,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpus-per-trial", type=float, metavar="X", help="default: 1 where there are GPUs")
     parser.add_argument("--deterministic", action="store_true", help="bit-equal results on GPUs too (slower)")
     return parser
+
+
+def _registries() -> str:
+    """What there is to choose from and to read off, for ``--help``."""
+    shown = {
+        "methods": {name: method.meaning for name, method in METHODS.items()},
+        "pairings": {name: pairing.meaning for name, pairing in PAIRINGS.items()},
+        "encoders": {name: kind.meaning for name, kind in ENCODERS.items()},
+        "data sets (and folder:PATH)": {name: source.meaning for name, source in DATASETS.items()},
+        "metrics": {name: metric.meaning for name, metric in METRICS.items()},
+        "figures of a trial": {name: figure.meaning for name, figure in FIGURES.items()},
+    }
+    lines = []
+    for title, entries in shown.items():
+        width = max(map(len, entries))
+        lines += [f"{title}:", *(f"  {name:{width}}  {meaning}" for name, meaning in entries.items()), ""]
+    return "\n".join(lines)
 
 
 def _default_data_dir() -> Path:

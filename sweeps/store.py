@@ -251,7 +251,7 @@ class Store:
                 elif result.value is not None:
                     metrics[alias] = result.value
         evaluated = max((result.time for result in results.values()), default=0.0)
-        if training is not None and all(id_ in results for id_ in ids.values()):
+        if training is not None and all(id_ in results for id_ in ids.values()) and not self.missing_details(trial):
             return TrialRecord(trial, "done", training, metrics, problems, evaluated)
         failure = self.failure(trial.key)
         status = "skipped" if skipped else "failed" if failure else "open"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from core.datasets import ImageSet, Splits
 from core.embed import Features, embed
 from core.pairing import PairStatistics
 from core.train import train
-from evaluation.baselines import embedder
+from evaluation.baselines import embedder, fit
 from evaluation.evaluate import METRICS, Evidence, Metric, evaluate, metric_ids
 from tests.conftest import image_set, tiny_config
 from tests.evaluation.test_numbers import blobs
@@ -21,12 +22,31 @@ def features(n: int, seed: int, scale: float = 1.0) -> Features:
     return Features(points * np.float32(scale), points[:, :3] * np.float32(scale), labels)
 
 
+def images(n: int, seed: int) -> ImageSet:
+    """Images with one known factor, the first channel's mean, beside two that are noise."""
+    made = image_set(n, seed=seed)
+    draw = np.random.default_rng(seed)
+    factors = {
+        "background_colour": made.images.mean(axis=(2, 3)) / 255,
+        "position": draw.normal(size=(n, 2)),
+        "size": draw.normal(size=(n, 1)),
+    }
+    return ImageSet(made.images, made.labels, made.class_names, None, factors)
+
+
+def embedded(given: ImageSet) -> Features:
+    means = given.images.mean(axis=(2, 3)).astype(np.float32)
+    points = np.concatenate([means, np.square(means)], axis=1) / np.float32(255)
+    return Features(points, points, given.labels)
+
+
 def evidence(scale: float = 1.0, **changes: object) -> Evidence:
     history = ({"projection_std": 0.9, "dead_dimensions": 0.0},)
     given = {
         "train": features(300, 0, scale), "validation": features(60, 1, scale), "test": features(100, 2, scale), "classes": 4,
         "anomalies": {"near": features(50, 3, scale), "far": features(50, 4, 9 * scale)},
         "history": history, "pairs": PairStatistics(0.5, 7), "untrained_probe_accuracy": 0.3,
+        "images": Splits(images(300, 0), images(60, 1), images(100, 2)), "embed": embedded,
     }  # fmt: skip
     return Evidence(**given | changes)  # type: ignore[arg-type]
 
@@ -53,10 +73,13 @@ def test_ids_change_with_version_and_anomaly_content(monkeypatch: pytest.MonkeyP
 
 
 def test_rows_without_training_have_no_training_metrics() -> None:
-    values, problems = everything(evidence(history=(), pairs=None, has_backbone=False, untrained_probe_accuracy=None))
+    values, problems = everything(
+        evidence(history=(), pairs=None, has_backbone=False, untrained_probe_accuracy=None, images=None, embed=None)
+    )
     assert problems == {}
     absent = {name for name, value in values.items() if value is None}
-    assert absent == {
+    of_images = {name for name in METRICS if name.startswith(("moved_by_", "reads_"))}
+    assert absent - of_images == {
         "projection_std", "dead_dimensions", "probe_gain", "collapse_indicators", "pair_label_purity", "distinct_partners",
         "probe_accuracy_backbone",
     }  # fmt: skip
@@ -105,8 +128,6 @@ def test_a_gain_within_the_test_sets_error_is_none() -> None:
 
 
 def test_embedding_leaves_the_encoder_as_it_was() -> None:
-    from core.datasets import Splits
-
     splits = Splits(image_set(32), image_set(8, seed=1), image_set(16, seed=2))
     encoder = train(tiny_config(epochs=1, encoder="resnet18", representation_dim=8), splits).encoder.train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
@@ -116,11 +137,26 @@ def test_embedding_leaves_the_encoder_as_it_was() -> None:
     assert found.representation.shape == (16, 8) and found.backbone.shape == (16, 512)
 
 
-def test_baselines_embed_pixels_and_initial_weights() -> None:
-    from core.datasets import Splits
+def test_what_an_operation_does_to_the_representation_is_measured() -> None:
+    splits = Splits(images(300, 0), images(60, 1), images(100, 2))
+    parts = {name: embedded(getattr(splits, name)) for name in ("train", "validation", "test")}
+    values, _ = everything(evidence(**parts, images=splits, anomalies={"near": parts["test"]}))
+    assert values["moved_by_flip"] == 0, "the channels' means do not change"
+    moved = {name: value for name, value in values.items() if name.startswith("moved_by_")}
+    assert len(moved) == 8 and all(value is not None and value > 0 for name, value in moved.items() if name != "moved_by_flip")
+    assert values["moved_by_grey"] > values["moved_by_hue"] > values["moved_by_blur"]  # type: ignore[operator]
+    assert values["distance_within_class"] < 0.7, "the class shows in the mean colour"  # type: ignore[operator]
+    assert values["reads_background_colour"] > 0.95 and values["reads_position"] < 0.2  # type: ignore[operator]
 
+
+def test_baselines_embed_pixels_their_components_and_initial_weights() -> None:
     splits = Splits(image_set(32), image_set(8, seed=1), image_set(16, seed=2))
-    raw = embedder(tiny_config(method="raw-pixels"), splits, "cpu")(splits.test)
+    raw = embedder(tiny_config(method="raw-pixels"), splits, "cpu", {})(splits.test)
     np.testing.assert_allclose(raw.representation, splits.test.images.reshape(16, -1) / 255, atol=1e-7)
-    one, two = (embedder(tiny_config(method="untrained", seed=s), splits, "cpu")(splits.test) for s in (0, 1))
+    one, two = (embedder(tiny_config(method="untrained", seed=s), splits, "cpu", {})(splits.test) for s in (0, 1))
     assert not np.array_equal(one.representation, two.representation)
+    config = tiny_config(method="pca", representation_dim=5)
+    found = embedder(config, splits, "cpu", fit(config, splits))(splits.test).representation
+    train, test = (part.images.reshape(len(part), -1) / 255 for part in (splits.train, splits.test))
+    _, _, axes = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(found), np.abs((test - train.mean(axis=0)) @ axes[:5].T), atol=1e-4)

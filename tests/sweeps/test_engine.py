@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from core.datasets import ImageSet, Splits
-from evaluation.evaluate import METRICS, Metric
+from evaluation.details import detail_ids
+from evaluation.evaluate import METRICS, Metric, metric_ids
 from sweeps import cost, report
 from sweeps.grid import Grid
 from sweeps.images import Images
@@ -60,7 +61,7 @@ def test_a_trial_leaves_everything_and_is_not_done_twice(
     assert record.training is not None and record.training.epochs_trained == 2
     assert record.metrics["projection_std"] == record.training.history[-1]["projection_std"]
     files = {path.name for path in store.folder(trial.key).iterdir()}
-    assert {"config.json", "checkpoint.pt", "encoder.pt", "trained.json"} <= files and len(files) == 5
+    assert {"config.json", "checkpoint.pt", "encoder.pt", "trained.json", "details"} <= files and len(files) == 6
     monkeypatch.setattr("sweeps.trial.train", None)
     monkeypatch.setattr("sweeps.trial.evaluate", None)
     run_trial(trial, images, tmp_path)
@@ -161,6 +162,9 @@ class Ears:
     def ended(self, record: TrialRecord) -> None:
         self.heard.append((record.status, record.trial.arm))
 
+    def drawn(self, trial: Trial) -> None:
+        self.heard.append(("drawn", trial.arm))
+
 
 CHAIN = {
     "n": {"pairing": "neighbors"},
@@ -171,10 +175,10 @@ CHAIN = {
 
 def finish(store: Store, trial: Trial) -> None:
     """Puts a finished trial into the store without training one."""
-    from evaluation.evaluate import metric_ids
-
     store.save_training(trial.key, Training(({"images_per_second": 50.0},), None, 1.0, 1, "CPU, x", 1, {}, 0.0))
-    store.save_results(trial.key, {id_: Result(0.5, None, 0.0) for id_ in metric_ids(trial.anomalies).values()})
+    results = {id_: Result(0.5, None, 0.0) for id_ in metric_ids(trial.anomalies).values()}
+    results |= {id_: Result(None, None, 0.0) for id_ in detail_ids(trial.anomalies).values()}
+    store.save_results(trial.key, results)
 
 
 def test_trials_are_handed_out_when_what_they_need_is_done(tmp_path: Path) -> None:
