@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import http.server
+import json
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
@@ -35,6 +39,8 @@ def tell(plan: Plan, storage: Path, uri: str, *, live: bool = False, skipped: di
                 tracker.epoch(trial, epoch)
         if record.status != "open":
             tracker.ended(record)
+        if record.status == "done":
+            tracker.drawn(trial)
     tracker.close(status="FAILED" if skipped else "FINISHED", metrics={"trials_done": 1.0}, moment=7.0, artifacts=[])
     assert tracker.problem is None
 
@@ -211,3 +217,78 @@ def test_what_cannot_be_tracked_to_is_refused(uri: str) -> None:
 
 def test_names_that_mlflow_takes() -> None:
     assert tracking.metric_name("anomaly_auc/folder:/data//./mnist (1)/") == "anomaly_auc/folder:/data/mnist _1_"
+
+
+def test_a_fresh_process_without_this_package_loads_the_encoder_that_was_evaluated(tmp_path: Path, images: Images) -> None:
+    plan, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    trial = arm(plan, "base")
+    run_trial(trial, images, tmp_path)
+    tell(plan, tmp_path, uri)
+    tell(plan, tmp_path, uri)
+    run = runs(uri)[1]["base"]
+    client = MlflowClient(uri)
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert model.name == "encoder" and model.source_run_id == run.info.run_id, "said twice, logged once"
+    assert runs(uri)[1]["base"].info.status == "FINISHED"
+    np.save(tmp_path / "images.npy", images.of(trial.config).test.images)
+    code = f"""
+import sys
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("core", "evaluation", "sweeps"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocked())
+import mlflow, numpy, torch
+mlflow.set_tracking_uri({uri!r})
+model = mlflow.pytorch.load_model("runs:/{run.info.run_id}/encoder").eval()
+with torch.no_grad():
+    numpy.save("found.npy", model(torch.from_numpy(numpy.load("images.npy")).float() / 255).numpy())
+print(mlflow.models.get_model_info("models:/{model.model_id}").signature)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "(-1, 3, 32, 32)" in done.stdout and "(-1, 8)" in done.stdout
+    kept = Store(tmp_path).detail(trial, "representations")
+    assert kept is not None
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), kept["test"], atol=1e-5)
+
+
+def test_a_model_left_half_way_is_made_anew(tmp_path: Path, images: Images) -> None:
+    plan, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run_trial(arm(plan, "base"), images, tmp_path)
+    tell(plan, tmp_path, uri, live=True)
+    client, run = MlflowClient(uri), runs(uri)[1]["base"]
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    client.delete_logged_model(model.model_id)
+    client.create_logged_model(run.info.experiment_id, "encoder", run.info.run_id)
+    client.set_tag(run.info.run_id, "said", "something else")
+    tell(plan, tmp_path, uri)
+    (again,) = client.search_logged_models([run.info.experiment_id])
+    assert str(again.status) == "READY" or again.status.name == "READY"
+
+
+def test_the_data_sets_are_inputs_of_the_run(tmp_path: Path, images: Images) -> None:
+    plan, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run_trial(arm(plan, "base"), images, tmp_path)
+    tell(plan, tmp_path, uri)
+    inputs = runs(uri)[1]["base"].inputs.dataset_inputs
+    found = {(i.tags[0].value, i.dataset.name) for i in inputs}
+    expected = {("training", "digits-m train"), ("evaluation", "digits-m test"), ("anomalies", "digits-m-patches anomalies")}
+    assert found == expected and all("digits-m" in i.dataset.source for i in inputs)
+
+
+def test_every_child_has_the_weights_and_the_sweep_a_view_of_them(tmp_path: Path, images: Images) -> None:
+    plan, uri = tiny_plan(tmp_path, {"raw": {"method": "raw-pixels"}}), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for name in ("base", "raw"):
+        run_trial(arm(plan, name), images, tmp_path)
+    tell(plan, tmp_path, uri)
+    parent, children = runs(uri)
+    assert [children["raw"].data.params[name] for name in ("mu", "lambda", "nu")] == ["0.0"] * 3
+    assert "epochs" not in children["raw"].data.params
+    client = MlflowClient(uri)
+    tags = client.get_experiment(parent.info.experiment_id).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{plan.sweep}"])
+    state = json.loads(view["state"])
+    assert plan.sweep in state["searchFilter"] and state["compareRunCharts"][0]["selectedParams"] == ["mu", "lambda", "nu"]
+    again = client.search_runs([parent.info.experiment_id], state["searchFilter"])
+    assert {run.info.run_id for run in again} == {run.info.run_id for run in children.values()}

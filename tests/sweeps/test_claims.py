@@ -1,0 +1,163 @@
+"""Claims, against scipy's tests on the same numbers; facts and sentences about arms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr, t, ttest_rel
+
+from core.errors import InputError
+from sweeps.claims import judge, paired_t, parse_claim
+from sweeps.facts import agreements, answer, facts_of, is_collapsed
+from sweeps.plan import Plan
+from sweeps.report import summarize
+from sweeps.store import Training, TrialRecord
+from tests.sweeps.test_engine import tiny_plan
+
+ARMS = {"z": {"mu": 0}, "n": {"pairing": "neighbors"}, "raw": {"method": "raw-pixels"}}
+NAMES = ["base", *ARMS]
+
+
+def records(plan: Plan, values: dict[str, dict[str, list[float]]], **training: Any) -> list[TrialRecord]:
+    """Values: arm -> metric -> one number for each seed."""
+    history = tuple({"epoch": e, "seconds": 2.0, "images_per_second": 40.0} for e in (1, 2))
+    given = {"history": history, "pairs": {"label_purity": 0.5, "distinct_partners": 7}, "seconds": 4.0, "epochs_trained": 2,
+             "device": "CPU, x", "threads": 1, "versions": {}, "finished": 0.0} | training  # fmt: skip
+    found = []
+    for trial in plan.trials.values():
+        numbers = values.get(trial.arm, {})
+        seed = trial.config.seed if trial.config.has_encoder else 0
+        own = given if trial.config.trained else given | {"history": (), "pairs": None}
+        metrics = {name: v[seed] for name, v in numbers.items() if seed < len(v)}
+        found.append(TrialRecord(trial, "done" if metrics else "open", Training(**own), metrics))  # type: ignore[arg-type]
+    return found
+
+
+def verdict(tmp_path: Path, text: str, values: dict[str, dict[str, list[float]]], seeds: int = 5) -> Any:
+    plan = tiny_plan(tmp_path, ARMS, seeds=tuple(range(seeds)))
+    return judge(parse_claim(text, NAMES), summarize(records(plan, values)))
+
+
+BASE, LOW = [0.50, 0.52, 0.49, 0.55, 0.51], [0.41, 0.40, 0.42, 0.44, 0.40]
+
+
+def test_a_link_is_scipys_paired_t_test(tmp_path: Path) -> None:
+    found = verdict(tmp_path, "silhouette: base > n", {"base": {"silhouette": BASE}, "n": {"silhouette": LOW}})
+    (link,) = found.links
+    reference = ttest_rel(BASE, LOW)
+    assert found.outcome == "holds" and link.n == 5
+    assert link.p == pytest.approx(reference.pvalue, rel=1e-9)
+    assert link.interval == pytest.approx(tuple(reference.confidence_interval(0.95)), rel=1e-9)
+    differences = np.subtract(BASE, LOW)
+    half = t.ppf(0.975, 4) * differences.std(ddof=1) / np.sqrt(5)
+    assert link.interval == pytest.approx((differences.mean() - half, differences.mean() + half), rel=1e-9)
+
+
+def test_a_chain_needs_every_link_and_fails_by_one(tmp_path: Path) -> None:
+    near = [v + d for v, d in zip(LOW, (0.01, -0.02, 0.015, -0.01, 0.01), strict=True)]
+    three = {"base": {"nmi": BASE}, "n": {"nmi": LOW}, "z": {"nmi": near}}
+    assert verdict(tmp_path, "nmi: base > n > z", three).outcome == "undecided"
+    assert verdict(tmp_path, "nmi: n > base > z", three).outcome == "fails"
+    far = three | {"z": {"nmi": [v - 0.2 for v in BASE]}}
+    assert verdict(tmp_path, "nmi: base > n > z", far).outcome == "holds"
+    assert verdict(tmp_path, "nmi: z < n < base", far).outcome == "holds"
+
+
+def test_with_one_seed_nothing_is_decided(tmp_path: Path) -> None:
+    found = verdict(tmp_path, "nmi: base > n", {"base": {"nmi": [0.9]}, "n": {"nmi": [0.1]}}, seeds=1)
+    assert found.outcome == "undecided" and "one seed" in found.reason and found.links[0].difference == pytest.approx(0.8)
+
+
+def test_numbers_and_arms_without_seeds_are_compared_to_every_seed(tmp_path: Path) -> None:
+    values = {"base": {"nmi": BASE}, "raw": {"nmi": [0.3]}}
+    found = verdict(tmp_path, "nmi: base > raw", values)
+    assert (
+        found.outcome == "holds" and found.links[0].n == 5 and found.links[0].difference == pytest.approx(np.mean(BASE) - 0.3)
+    )
+    assert verdict(tmp_path, "nmi: base > 0.3", values).links[0].p == pytest.approx(found.links[0].p)
+    assert verdict(tmp_path, "nmi: raw < 0.9", values).outcome == "undecided", "one value, whatever the seeds"
+
+
+def test_only_seeds_of_both_arms_count(tmp_path: Path) -> None:
+    found = verdict(tmp_path, "nmi: base > n", {"base": {"nmi": BASE}, "n": {"nmi": LOW[:3]}})
+    assert found.links[0].n == 3 and found.links[0].p == pytest.approx(ttest_rel(BASE[:3], LOW[:3]).pvalue)
+
+
+def test_a_folder_goes_by_its_last_part_and_a_set_that_is_not_there_is_said(tmp_path: Path) -> None:
+    values = {"base": {"anomaly_auc/folder:/x/mnist": BASE}, "n": {"anomaly_auc/folder:/x/mnist": LOW}}
+    assert verdict(tmp_path, "anomaly_auc/mnist: base > n", values).outcome == "holds"
+    absent = verdict(tmp_path, "anomaly_auc/cifar100: base > n", values)
+    assert absent.outcome == "undecided" and "no anomaly set cifar100" in absent.reason
+
+
+def test_equal_differences_are_no_division_by_zero() -> None:
+    assert paired_t([0.1, 0.1, 0.1])[1] == 0 and paired_t([0.0, 0.0])[1] == 1
+
+
+@pytest.mark.parametrize(("text", "named"), [
+    ("probe_acuracy: base > n", "did you mean 'probe_accuracy'"),
+    ("nmi: base > neighbour", "'neighbour' is no arm"),
+    ("nmi: base > n < z", "no claim of the form"),
+    ("nmi: base", "no claim of the form"),
+    ("base > n", "no claim of the form"),
+    ("nmi/mnist: base > n", "no number for each anomaly set"),
+    ("nmi: 1 > 2", "compares no arm"),
+])  # fmt: skip
+def test_what_is_no_claim_is_refused(text: str, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        parse_claim(text, NAMES)
+
+
+# -- facts ---------------------------------------------------------------------------------------------------------------
+
+
+def test_facts_follow_from_what_was_trained(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, {**ARMS, "na": {"pairing": "neighbors+augment"}, "s": {"method": "supervised"}})
+    found = records(plan, {name: {"nmi": [0.5]} for name in ("base", "z", "n", "na", "raw", "s")})
+    facts = {f.arm: f for f in facts_of(summarize(found), {r.trial.key: r for r in found})}
+    base = facts["base"]
+    assert base.facts["optimiser steps"] == "10", "two epochs of 80 images in batches of 16"
+    assert base.facts["views"] == "320" and base.facts["anchor augmented"] == "yes" and base.facts["pair purity"] == "0.500"
+    assert base.facts["training"] == "4 s" and facts["n"].facts["training"] == "4 s + 4 s of its parent"
+    assert facts["n"].facts["anchor augmented"] == "no" and facts["raw"].facts["optimiser steps"] == ""
+    assert facts["s"].facts["views"] == "160"
+    assert facts["z"].fields == {"mu": ("25", "0")} and facts["z"].differing == 1
+    assert facts["n"].differing == 2 and facts["na"].differing == 1, "pairing, and that nothing is augmented"
+    assert facts["n"].fields["augmentation"] == ("as in base", "none")
+
+
+def test_sentences_describe_and_claim_no_cause(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, ARMS, seeds=(0, 1, 2, 3, 4))
+    values = {"base": {"probe_accuracy": BASE, "silhouette": LOW}, "n": {"probe_accuracy": LOW},
+              "z": {"probe_accuracy": LOW, "collapse_indicators": [3, 3, 2, 3, 3]}}  # fmt: skip
+    found = records(plan, values)
+    summaries = {s.arm: s for s in summarize(found)}
+    facts = {f.arm: f for f in facts_of(list(summaries.values()), {r.trial.key: r for r in found})}
+    said = answer(summaries["n"], summaries["base"], facts["n"], "probe_accuracy")
+    assert "probe accuracy 0.414" in said and "(n = 5)" in said and "0.100 below base" in said and "95 % interval" in said
+    assert "differs from base in 2 things" in said and "because" not in said
+    assert is_collapsed(summaries["z"]) and "collapsed (2.8 of 3 indicators)" in answer(
+        summaries["z"], summaries["base"], facts["z"], "probe_accuracy"
+    )
+    assert answer(summaries["raw"], summaries["base"], facts["raw"], "probe_accuracy").startswith("no result")
+    alone = summarize([r for r in found if r.trial.config.seed == 0])
+    assert "one seed: nothing is claimed" in answer(alone[2], alone[0], facts["n"], "probe_accuracy")
+
+
+def test_agreement_is_spearmans_with_and_without_collapsed_arms(tmp_path: Path) -> None:
+    arms = {f"a{i}": {"mu": i} for i in range(6)}
+    plan = tiny_plan(tmp_path, arms)
+    draw = np.random.default_rng(3)
+    names = ["base", *arms]
+    values = {name: {metric: [draw.random()] for metric in ("probe_accuracy", "anomaly_auc")} for name in names}
+    values["a0"]["collapse_indicators"] = [3.0]
+    (row, *_) = agreements(summarize(records(plan, values)))
+    pairs = [(values[n]["probe_accuracy"][0], values[n]["anomaly_auc"][0]) for n in names]
+    assert row.arms == 7 and row.everything == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic)
+    sound = [pair for name, pair in zip(names, pairs, strict=True) if name != "a0"]
+    assert row.sound_arms == 6 and row.sound == pytest.approx(spearmanr(*zip(*sound, strict=True)).statistic)
+    assert replace(row, everything=None).everything is None

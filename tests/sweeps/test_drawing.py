@@ -1,0 +1,275 @@
+"""Figures and further measurements of finished trials, encoders that are hard to measure, and what must be added to add one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure as MplFigure
+from mlflow import MlflowClient
+from PIL import Image
+
+from core.datasets import ImageSet, Splits
+from evaluation.details import DETAILS, Detail
+from evaluation.evaluate import METRICS, Metric
+from evaluation.figures import FIGURES, Figure, Material
+from sweeps import page, report
+from sweeps.drawing import draw_trial
+from sweeps.images import Images
+from sweeps.run import _parser
+from sweeps.store import Store
+from sweeps.trial import run_trial
+from tests.conftest import image_set
+from tests.sweeps.test_engine import arm, tiny_plan
+from tests.sweeps.test_engine import images as images  # noqa: PLC0414
+from tests.sweeps.test_tracking import runs, tell
+
+METHODS = {name: {"method": name} for name in ("supervised", "untrained", "raw-pixels", "pca", "laplacian-eigenmaps")}
+
+
+def test_every_method_is_trained_evaluated_and_drawn_once(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store = tiny_plan(tmp_path, METHODS), Store(tmp_path)
+    for trial in plan.trials.values():
+        run_trial(trial, images, tmp_path)
+        assert store.is_done(trial) and not store.is_drawn(trial)
+        draw_trial(trial, images, tmp_path)
+        record = store.record(trial)
+        assert record.status == "done" and {**record.problems, **store.problems(trial)} == {}
+        names = set(store.figures(trial))
+        assert names == {*FIGURES} - {"anomalies"} - (set() if trial.config.trained else {"loss"}) | {
+            "anomalies/digits-m-patches"
+        }
+        assert store.is_drawn(trial) and {"probe_accuracy", "anomaly_auc", "moved_by_crop"} <= set(record.metrics)
+        assert ("probe_gain" in record.metrics) == trial.config.trained
+        assert ("projection_std" in record.metrics) == (trial.config.method == "vicreg")
+        kept = store.detail(trial, "representations")
+        assert (kept is None) == (trial.config.method == "raw-pixels")
+    monkeypatch.setattr("sweeps.drawing.draw", None)
+    monkeypatch.setattr("sweeps.drawing.derive", None)
+    for trial in plan.trials.values():
+        draw_trial(trial, images, tmp_path)
+
+
+def test_details_lie_open_as_arrays(tmp_path: Path, images: Images) -> None:
+    plan = tiny_plan(tmp_path, {"x": {}})
+    trial = arm(plan, "base")
+    run_trial(trial, images, tmp_path)
+    folder = Store(tmp_path).folder(trial.key) / "details"
+    with np.load(folder / "anomalies@1-digits-m-patches-1.npz", allow_pickle=False) as found:
+        assert found["test"].shape == (48,) and found["anomalies"].shape == (20,) and found["representation"].shape == (20, 8)
+    with np.load(folder / "representations@1.npz", allow_pickle=False) as found:
+        assert found["train"].shape == (80, 8) and found["train"].dtype == np.float32
+        np.testing.assert_array_equal(found["test_labels"], images.of(trial.config).test.labels)
+
+
+def test_a_figure_that_is_lost_is_drawn_again_and_nothing_else(tmp_path: Path, images: Images) -> None:
+    plan, store = tiny_plan(tmp_path, {"x": {}}), Store(tmp_path)
+    trial = arm(plan, "base")
+    run_trial(trial, images, tmp_path)
+    draw_trial(trial, images, tmp_path)
+    files = store.figures(trial)
+    stamps = {name: path.stat().st_mtime_ns for name, path in files.items()}
+    files["spectrum"].unlink()
+    assert not store.is_drawn(trial) and store.is_done(trial)
+    draw_trial(trial, images, tmp_path)
+    assert {name for name, path in store.figures(trial).items() if path.stat().st_mtime_ns != stamps[name]} == {"spectrum"}
+
+
+# -- what is hard to measure ---------------------------------------------------------------------------------------------
+
+
+def measured(tmp_path: Path, images: Images, arms: dict[str, Any], name: str) -> tuple[dict[str, float], dict[str, str]]:
+    plan, store = tiny_plan(tmp_path, arms), Store(tmp_path)
+    trial = arm(plan, name)
+    run_trial(trial, images, tmp_path)
+    draw_trial(trial, images, tmp_path)
+    record = store.record(trial)
+    assert record.status == "done" and store.is_drawn(trial)
+    return dict(record.metrics), {**record.problems, **store.problems(trial)}
+
+
+def with_splits(splits: Splits, anomalies: ImageSet | None = None) -> Images:
+    return Images({("digits-m", None): splits}, {"digits-m-patches": anomalies or image_set(20, seed=5)})
+
+
+def test_a_collapsed_encoder(tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A constant representation: each metric has a number, or says why not."""
+
+    def collapse(encoder: torch.nn.Sequential) -> torch.nn.Sequential:
+        for parameter in encoder[2].parameters():
+            torch.nn.init.zeros_(parameter)
+        return encoder
+
+    monkeypatch.setattr("sweeps.trial.untrained_encoder", lambda *a: collapse(_untrained(*a)))
+    from core.train import untrained_encoder as _untrained
+
+    monkeypatch.setattr("evaluation.baselines.untrained_encoder", lambda *a: collapse(_untrained(*a)))
+    metrics, problems = measured(tmp_path, images, {"u": {"method": "untrained"}}, "u")
+    assert metrics["effective_rank"] == 1 and metrics["anomaly_auc"] == 0.5 and metrics["silhouette_classes"] == 0
+    assert "no scale" in problems["moved_by_crop"] and "all scores are zero" in problems["anomaly_spread"]
+    assert "coincide" in problems["detail tsne"] and "no tsne" in problems["figure clusters"]
+    assert "spectrum" in Store(tmp_path).figures(arm(tiny_plan(tmp_path, {"u": {"method": "untrained"}}), "u"))
+
+
+def test_without_the_variance_term(tmp_path: Path, images: Images) -> None:
+    metrics, _ = measured(tmp_path, images, {"z": {"mu": 0}}, "z")
+    assert "probe_accuracy" in metrics and "collapse_indicators" in metrics
+
+
+def test_a_class_with_a_single_image_and_two_classes(tmp_path: Path) -> None:
+    def single(n: int, seed: int) -> ImageSet:
+        made = image_set(n, 2, seed)
+        labels = np.r_[made.labels[:-1], 2]
+        return ImageSet(made.images, labels, ("a", "b", "only"))
+
+    for name, splits in {
+        "single": Splits(single(80, 0), image_set(16, 2, seed=1), single(48, 2)),
+        "two": Splits(image_set(80, 2), image_set(16, 2, seed=1), image_set(48, 2, seed=2)),
+    }.items():
+        metrics, problems = measured(tmp_path / name, with_splits(splits), {"s": {"method": "supervised"}}, "s")
+        assert problems == {} and metrics["probe_accuracy"] > 0.5 and "cluster_accuracy" in metrics
+
+
+def test_an_anomaly_set_of_one_image(tmp_path: Path, splits: Splits) -> None:
+    metrics, problems = measured(tmp_path, with_splits(splits, image_set(1, seed=9)), {"x": {}}, "base")
+    assert problems == {} and 0 <= metrics["anomaly_auc"] <= 1 and metrics["anomaly_spread"] == 0
+
+
+def test_nan_in_a_representation(tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    from core.embed import embed as original
+
+    def broken(*arguments: Any, **more: Any) -> Any:
+        found = original(*arguments, **more)
+        found.representation[0, 0] = np.nan
+        return found
+
+    monkeypatch.setattr("sweeps.trial.embed", broken)
+    metrics, problems = measured(tmp_path, images, {"x": {}}, "base")
+    assert "projection_std" in metrics and {"probe_accuracy", "anomaly_auc", "silhouette", "moved_by_hue"} <= set(problems)
+    assert "NaN" in problems["detail projection"] and "figure projections" in problems
+    figures = Store(tmp_path).figures(arm(tiny_plan(tmp_path, {"x": {}}), "base"))
+    assert set(figures) == {"loss"}, "what does not look at the representation is drawn"
+
+
+# -- adding things -------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_metric_figure_and_detail_reach_everything_without_training(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CONTRIBUTING's examples: one function and one line each."""
+    plan, store, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for trial in plan.trials.values():
+        run_trial(trial, images, tmp_path)
+        draw_trial(trial, images, tmp_path)
+    tell(plan, tmp_path, uri)
+
+    def mean_norm(evidence: Any) -> float:
+        return float(np.linalg.norm(evidence.test.representation, axis=1).mean())
+
+    def draw_norms(material: Material) -> MplFigure:
+        figure = MplFigure()
+        figure.subplots().hist(np.linalg.norm(material.details["norms"]["test"][:, None], axis=1))
+        return figure
+
+    monkeypatch.setitem(METRICS, "mean_norm", Metric(mean_norm, None, "mean Euclidean norm of the test representations"))
+    norms = Detail(lambda e: {"test": np.linalg.norm(e.test.representation, axis=1)}, "norms of the test representations")
+    monkeypatch.setitem(DETAILS, "norms", norms)
+    monkeypatch.setitem(FIGURES, "norms", Figure(draw_norms, "norms of the test representations", ("norms",)))
+    assert not any(store.is_done(trial) or store.is_drawn(trial) for trial in plan.trials.values())
+    monkeypatch.setattr("sweeps.trial.train", None)
+    for trial in plan.trials.values():
+        run_trial(trial, images, tmp_path)
+        draw_trial(trial, images, tmp_path)
+    tell(plan, tmp_path, uri)
+    client, (_, children) = MlflowClient(uri), runs(uri)
+    records = [store.record(trial) for trial in plan.trials.values()]
+    for child in children.values():
+        assert child.data.metrics["mean_norm"] > 0
+        assert "figures/norms.png" in {item.path for item in client.list_artifacts(child.info.run_id, "figures")}
+    assert "mean_norm mean" in report.write_tables(tmp_path, plan, records)[0].read_text()
+    sweep = page.Sweep(plan, records, store, "profile", "command", None, ())
+    text = page._render("report.html.j2", page._content(sweep, images))
+    assert "mean Euclidean norm of the test representations" in text
+    assert "mean_norm" in _parser().format_help() and "norms of the test" in _parser().format_help()
+
+
+def test_a_new_anomaly_set_reaches_everything_without_training(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for trial in plan.trials.values():
+        run_trial(trial, images, tmp_path)
+        draw_trial(trial, images, tmp_path)
+    tell(plan, tmp_path, uri)
+    anomalies = {name: f"{name}-1" for name in ("digits-m-patches", "digits-m-black")}
+    trials = {key: replace(trial, anomalies=anomalies) for key, trial in plan.trials.items()}
+    monkeypatch.setattr("sweeps.trial.train", None)
+    for trial in trials.values():
+        assert set(store.missing(trial)) == {n for n in store.missing(trial) if n.endswith("/digits-m-black")} != set()
+        run_trial(trial, images, tmp_path)
+        draw_trial(trial, images, tmp_path)
+    tell(replace(plan, trials=trials), tmp_path, uri)
+    client = MlflowClient(uri)
+    for child in runs(uri)[1].values():
+        assert "anomaly_auc/digits-m-black" in child.data.metrics
+        figures = {item.path for item in client.list_artifacts(child.info.run_id, "figures")}
+        assert {"figures/anomalies_digits-m-black.png", "figures/anomalies_digits-m-patches.png"} <= figures
+
+
+# -- the page ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_one_file_that_needs_nothing_else(tmp_path: Path, images: Images) -> None:
+    plan, store = tiny_plan(tmp_path, {"<b>z</b>": {"mu": 0}, "open": {"nu": 0}, "broken": {"lambda": 0}}), Store(tmp_path)
+    for name in ("base", "<b>z</b>"):
+        run_trial(arm(plan, name), images, tmp_path)
+        draw_trial(arm(plan, name), images, tmp_path)
+    store.save_failure(arm(plan, "broken").key, "it broke <badly>")
+    records = [store.record(trial) for trial in plan.trials.values()]
+    sweep = page.Sweep(plan, records, store, "profile digits-m", "python sweeps/run.py --grid x", "abc123", ())
+    text = page._render("report.html.j2", page._content(sweep, images))
+    assert "<b>z</b>" not in text and "&lt;b&gt;z&lt;/b&gt;" in text and "it broke &lt;badly&gt;" in text
+    assert "http" not in text.replace("http-equiv", "") and ' src="data:' in text and "@import" not in text
+    for said in ("does it work?", "With one seed nothing is claimed", "Methods, ready to paste", "digits-m (digits-m-1)",
+                 "abc123", "80 train images", "python sweeps/run.py --grid x", "The grid states none"):  # fmt: skip
+        assert said in text, said
+    without = page._render("report.html.j2", page._content(sweep, None))
+    assert "could not be loaded" in without and without.count("<img") < text.count("<img")
+
+
+def test_the_page_is_written_again_only_when_it_says_something_else(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
+    monkeypatch.setattr("sweeps.page.load_images", lambda *_: images)
+    path = tmp_path / "report.html"
+    run_trial(arm(plan, "base"), images, tmp_path)
+
+    def write() -> int:
+        records = [store.record(trial) for trial in plan.trials.values()]
+        page.write_page(path, page.Sweep(plan, records, store, "p", "c", None, ()), tmp_path)
+        return path.stat().st_mtime_ns
+
+    first = write()
+    assert write() == first
+    run_trial(arm(plan, "z"), images, tmp_path)
+    assert write() != first
+    assert Image.MIME["PNG"] == "image/png"
+
+
+def test_the_latex_table_escapes_what_latex_would_read(tmp_path: Path, images: Images) -> None:
+    plan = tiny_plan(tmp_path, {"50%_a&b": {"mu": 0}}, seeds=(0, 1))
+    for trial in plan.trials.values():
+        run_trial(trial, images, tmp_path)
+    records = [Store(tmp_path).record(trial) for trial in plan.trials.values()]
+    path = next(p for p in report.write_tables(tmp_path, plan, records) if p.suffix == ".tex")
+    text = path.read_text()
+    assert r"50\%\_a\&b & 2 &" in text and r"$\pm$" in text and text.count(r"\\") == 3
+    assert text.count("&") - text.count(r"\&") == 3 * (len(report.COLUMNS) + 1)
