@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 4096  # queries a call, so that progress and memory stay bounded
+_SPARE = 6  # neighbours looked at beyond those asked for
 _FAR_BLOCK = 256  # rows of the distance matrix in memory at once
 
 
@@ -42,6 +43,26 @@ def nearest(base: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> 
         block = slice(start, start + _BLOCK)
         distances[block], indices[block] = index.search(queries[block] - center, k)
     return np.sqrt(np.maximum(distances, 0)), indices
+
+
+def exact_distances(
+    base: NDArray[np.float32], queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """:func:`nearest` with distances in float64, so that near ties are ordered rightly: for what ranks by distance.
+
+    Some more neighbours than asked for are found in float32, and their distances computed anew.
+    """
+    _, candidates = nearest(base, queries, min(k + _SPARE, len(base)))
+    distances = np.empty((len(queries), k))
+    indices = np.empty((len(queries), k), dtype=np.int64)
+    for start in range(0, len(queries), _FAR_BLOCK):
+        block = slice(start, start + _FAR_BLOCK)
+        apart = base[candidates[block]].astype(np.float64) - queries[block, None]
+        found = np.sqrt(np.square(apart).sum(axis=-1))
+        order = np.argsort(found, axis=1, kind="stable")[:, :k]
+        distances[block] = np.take_along_axis(found, order, axis=1)
+        indices[block] = np.take_along_axis(candidates[block], order, axis=1)
+    return distances, indices
 
 
 def farthest(base: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from core.neighbors import nearest
+from core.neighbors import exact_distances
 
 NEIGHBORS = 2
 Scores = NDArray[np.float64]
@@ -21,8 +21,8 @@ def scores(train: NDArray[np.float32], queries: NDArray[np.float32]) -> Scores:
     Returns:
         [M] float64, higher for what is more anomalous.
     """
-    distances, _ = nearest(train, queries, NEIGHBORS)
-    mean: Scores = distances.mean(axis=1, dtype=np.float64)
+    distances, _ = exact_distances(train, queries, NEIGHBORS)
+    mean: Scores = distances.mean(axis=1)
     return mean
 
 

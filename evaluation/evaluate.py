@@ -208,7 +208,7 @@ METRICS: dict[str, Metric] = {
     ),
     "anomaly_auc": Metric(
         lambda e: anomaly.auc(e.test_scores, e.anomaly_scores), "higher",
-        "ROC AUC of the distance to the 2 nearest train images, test against anomalies", per_anomaly_set=True,
+        "ROC AUC of the distance to the 2 nearest train images, test against anomalies", version=2, per_anomaly_set=True,
     ),
     "silhouette": Metric(lambda e: e.silhouettes[0], None, "of k-means clusters of the train representation; rewards low rank"),
     "probe_accuracy_backbone": Metric(
@@ -220,7 +220,7 @@ METRICS: dict[str, Metric] = {
     "knn_accuracy": Metric(_knn, "higher", "majority of the 20 nearest train images"),
     "anomaly_fpr95": Metric(
         lambda e: anomaly.fpr_at_95_tpr(e.test_scores, e.anomaly_scores), "lower",
-        "share of test images flagged where 95 % of the anomalies are", per_anomaly_set=True,
+        "share of test images flagged where 95 % of the anomalies are", version=2, per_anomaly_set=True,
     ),
     "nmi": Metric(
         lambda e: clustering.normalized_mutual_information(e.train.labels, e.clusters.assignment), "higher",

@@ -156,6 +156,7 @@ def _content(sweep: Sweep, images: Images | None) -> dict[str, Any]:
         "collapsed_at": f"{COLLAPSED:g}",
         "images": images is not None,
         "no_images": "The images could not be loaded; pictures of them, and what bears their classes' names, are left out.",
+        "reads": _reads(summaries),
         "figures": _figures(sweep, summaries, images),
         "run": _run(sweep, seeds),
         "methods": _methods(sweep, seeds, images),
@@ -217,6 +218,13 @@ def _tables(plan: Plan, summaries: Sequence[ArmSummary]) -> dict[str, Any]:
             for name in names
         ],
     }
+
+
+def _reads(summaries: Sequence[ArmSummary]) -> dict[str, Any] | None:
+    """The linear readouts of every arm, where the data set knows what its images were made from."""
+    names = [name for name in METRICS if name.startswith("reads_") and any(summary.values(name) for summary in summaries)]
+    rows = [{"arm": summary.arm, "cells": [cell(summary, name) for name in names]} for summary in summaries]
+    return {"names": [name.removeprefix("reads_").replace("_", " ") for name in names], "rows": rows} if names else None
 
 
 def _setting(published: Published, plan: Plan) -> str:

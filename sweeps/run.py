@@ -28,10 +28,11 @@ from core.models import ENCODERS
 from core.pairing import PAIRINGS
 from evaluation.evaluate import METRICS
 from evaluation.figures import FIGURES
-from sweeps import cost, page, report, tracking
+from sweeps import cost, page, report, tracking, tracking_uri
 from sweeps.grid import Fields, list_grids, load_grid, parse_settings
 from sweeps.hardware import cpu_flags, gpus_of_this_machine
 from sweeps.images import load_images
+from sweeps.origin import git_commit
 from sweeps.plan import Plan, make_plan
 from sweeps.progress import Progress, duration
 from sweeps.store import Store, TrialRecord
@@ -147,9 +148,9 @@ def _prepare(options: argparse.Namespace) -> _Job:
     grid = collect(lambda: load_grid(options.grid), None)
     settings: Fields = collect(lambda: parse_settings(options.set), {})
     seeds = collect(lambda: _seeds(options.seeds), None)
-    uri = options.tracking_uri or tracking.default_uri(options.storage)
+    uri = options.tracking_uri or tracking_uri.default_uri(options.storage)
     if not options.dry_run:
-        collect(lambda: tracking.check(uri), None)
+        collect(lambda: tracking_uri.check(uri), None)
         collect(lambda: _check_folder("--storage", options.storage), None)
     collect(lambda: _check_folder("--data", options.data), None)
     if options.profile not in ("auto", *PROFILES):
@@ -250,7 +251,7 @@ def _sweep(job: _Job, console: Console) -> int:
             tracker.drawn(record.trial)
     folder = options.storage / "sweeps" / plan.sweep
     problems = [(r.trial.title, name, problem) for r in records for name, problem in _problems(r, store).items()]
-    sweep = page.Sweep(plan, records, store, job.introduction, _command(), tracking.git_commit(), problems)
+    sweep = page.Sweep(plan, records, store, job.introduction, _command(), git_commit(), problems)
     tables = [*report.write_tables(folder, plan, records), page.write_page(folder / "report.html", sweep, options.data)]
     save_json(folder / "sweep.json", {"sweep": plan.sweep, "profile": plan.profile, "base": plan.base.fields(),
                                       "seeds": sorted({r.trial.config.seed for r in records}),
@@ -385,7 +386,7 @@ def _conclude(
     *csv_files, page_file = tables
     console.print(f"tables: {'  '.join(map(str, csv_files))}", highlight=False, soft_wrap=True)
     console.print(f"report: {page_file}", highlight=False, soft_wrap=True)
-    console.print(f"compare: {tracking.ui_command(job.uri)}", highlight=False, soft_wrap=True)
+    console.print(f"compare: {tracking_uri.ui_command(job.uri)}", highlight=False, soft_wrap=True)
     if tracker.view:
         console.print(f"a ready view of this sweep there: {tracker.view}", highlight=False, soft_wrap=True)
     if tracker.problem:

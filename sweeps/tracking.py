@@ -7,23 +7,15 @@ again, so saying everything twice changes nothing.
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import logging
 import os
 import posixpath
 import queue
 import re
-import shlex
 import shutil
-import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import digest
-from core.errors import InputError
 from core.models import IMAGE_SIZE, build_encoder, portable
 from sweeps import charts
+from sweeps.origin import git_commit
 from sweeps.plan import Plan, Trial
 from sweeps.store import Store, TrialRecord
 
@@ -41,48 +33,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _BATCH = 1000  # metrics a call, MLflow's limit
-_HEALTH_SECONDS = 5.0
+#: Raised when a finished child gets something that older ones lack; they then get it too.
+_CHILD = 2
 #: What an epoch's record holds beside its metrics.
 _NO_METRICS = ("epoch", "time", "seconds")
-
-
-def default_uri(storage: Path) -> str:
-    """A SQLite file in the storage."""
-    return f"sqlite:///{(storage / 'mlflow.db').resolve()}"
-
-
-def check(uri: str) -> None:
-    """Raises InputError if nothing can be tracked at the URI; asks a server for its health, once and briefly."""
-    if uri.startswith(("http://", "https://")):
-        try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_HEALTH_SECONDS) as answer:
-                if answer.status != 200:
-                    raise InputError(f"--tracking-uri {uri}: the server is not healthy (status {answer.status})")
-        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise InputError(f"--tracking-uri {uri}: no MLflow server answers at /health ({reason})") from None
-    elif uri.startswith("sqlite:///"):
-        file = Path(uri.removeprefix("sqlite:///"))
-        folder = file.parent
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        if not (existing.is_dir() and os.access(existing, os.W_OK)):
-            raise InputError(f"--tracking-uri {uri}: {existing} cannot be written to")
-        if file.exists():
-            try:
-                with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
-                    database.execute("PRAGMA schema_version")
-            except sqlite3.Error as error:
-                raise InputError(f"--tracking-uri {uri}: {file} is no SQLite database ({error})") from None
-    elif not re.match(r"^(postgresql|mysql|mssql|databricks)(\+\w+)?:|^databricks$", uri):
-        raise InputError(f"--tracking-uri {uri}: give http://..., sqlite:///FILE or another database (no folder of files)")
-
-
-def ui_command(uri: str) -> str:
-    """What to type to look at the runs."""
-    if uri.startswith("http"):
-        return f"open {uri}"
-    program = "mlflow" if shutil.which("mlflow") else str(Path(sys.executable).with_name("mlflow"))
-    return shlex.join([program, "ui", "--backend-store-uri", uri])
 
 
 @dataclass
@@ -282,7 +236,7 @@ class Tracker:
         trial = record.trial
         child = self._child(trial)
         identity = self._arm_tags(trial)
-        said = digest([record.status, record.reason, dict(record.metrics), dict(record.problems), identity])
+        said = digest([_CHILD, record.status, record.reason, dict(record.metrics), dict(record.problems), identity])
         if child.tags.get("said") == said and child.status == _STATUS[record.status]:
             return
         tags = {"status": record.status, **identity}
@@ -430,14 +384,3 @@ def _params(config: Any) -> dict[str, str]:
         else:
             params[name] = value if isinstance(value, str) else json.dumps(value)
     return params
-
-
-def git_commit() -> str | None:
-    """The commit of this code, or None outside of a git checkout."""
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None

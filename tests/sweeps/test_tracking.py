@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from core.errors import InputError
-from sweeps import tracking
+from sweeps import tracking, tracking_uri
 from sweeps.images import Images
 from sweeps.plan import Plan
 from sweeps.store import Store
@@ -192,27 +192,27 @@ def test_a_server_is_asked_for_its_health() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     uri = f"http://127.0.0.1:{server.server_port}"
     server.healthy = True  # type: ignore[attr-defined]
-    tracking.check(uri)
+    tracking_uri.check(uri)
     server.healthy = False  # type: ignore[attr-defined]
     with pytest.raises(InputError, match=r"--tracking-uri http://127.0.0.1:\d+"):
-        tracking.check(uri)
+        tracking_uri.check(uri)
     server.shutdown()
     server.server_close()
     with pytest.raises(InputError, match="no MLflow server answers"):
-        tracking.check(uri)
+        tracking_uri.check(uri)
 
 
 def test_a_file_that_is_no_database_is_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_text("this is no database, and longer than a header would be " * 10)
     for path in (tmp_path, tmp_path / "x.db"):
         with pytest.raises(InputError, match="is no SQLite database"):
-            tracking.check(f"sqlite:///{path}")
+            tracking_uri.check(f"sqlite:///{path}")
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "ftp://x", "http://localhost:abc"])
 def test_what_cannot_be_tracked_to_is_refused(uri: str) -> None:
     with pytest.raises(InputError, match="--tracking-uri"):
-        tracking.check(uri)
+        tracking_uri.check(uri)
 
 
 def test_names_that_mlflow_takes() -> None:
