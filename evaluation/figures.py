@@ -93,9 +93,11 @@ def draw_loss(m: Material) -> MplFigure | None:
         )
         panel.set_title(term if term in ("loss", "accuracy") else f"{term} (unweighted)")
         panel.set_xlabel("epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
     axes[0][0].legend()
     note = "" if not m.pairing else f" — pairs: {m.pairing}. Losses of different pairings or weights are not comparable."
-    figure.suptitle(f"{m.title}: loss over {len(epochs)} epochs{note}", fontsize=9)
+    images = f"n = {len(m.images.train):,} train and {len(m.images.test):,} test images"
+    figure.suptitle(f"{m.title}: loss over {len(epochs)} epochs, {images}{note}", fontsize=9)
     return figure
 
 

@@ -30,6 +30,7 @@ _STYLE: Any = {
     "legend.fontsize": 8,
     "figure.constrained_layout.use": True,
     "figure.dpi": 110,
+    "text.parse_math": False,  # a dollar in the name of an arm or a class is a dollar
 }
 
 

@@ -197,6 +197,11 @@ def test_what_a_figure_shows_identifies_it(monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
+def test_names_that_look_like_formulas_are_drawn_as_they_are(material: Material) -> None:
+    odd = Material(**{**vars(material), "title": r"$\frac{x$ & 50 %"})
+    assert all(draw(name, odd) is not None for name in figure_ids("", SETS))
+
+
 def test_rows_without_history_have_no_loss_figure(material: Material) -> None:
     assert draw("loss", Material(**{**vars(material), "history": ()})) is None
 
