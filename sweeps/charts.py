@@ -57,6 +57,7 @@ def view(sweep: str, metrics: Sequence[str], created: int) -> str:
         "orderByKey": f"metrics.`{metrics[0]}`",
         "orderByAsc": False,
         "runsHiddenMode": "SHOW_ALL",
+        "runListHidden": True,
         "isAccordionReordered": True,  # our section stays before those that the page makes for every metric
         "compareRunCharts": [chart | card for chart in charts],
         "compareRunSections": [

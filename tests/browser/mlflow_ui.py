@@ -76,6 +76,7 @@ def server(database: Path) -> Iterator[str]:
 async def prepare(browser: Browser) -> None:
     """Makes every later page believe that its questions for a first visit are answered."""
     source = f"if (location.origin !== 'null') Object.assign(localStorage, {json.dumps(_VISITOR)})"
+    await browser.send("Page.enable")
     await browser.send("Page.addScriptToEvaluateOnNewDocument", source=source)
 
 

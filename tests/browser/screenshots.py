@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 from mlflow import MlflowClient
 from PIL import Image
@@ -27,9 +28,11 @@ async def take(address: str, page: Path, target: Path) -> None:
     runs = client.search_runs([experiment.experiment_id], f"tags.sweep = '{sweep}' and tags.role = 'trial'")
     async with Browser() as browser:
         await prepare(browser)
-        await browser.open(f"{address}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning")
-        await browser.wait("document.body.innerText.includes('Showing')", 90)
-        await asyncio.sleep(3)
+        table = {"workflowType": "machine_learning", "searchFilter": "tags.role = 'trial'",
+                 "orderByKey": "metrics.`probe_accuracy`", "orderByAsc": "false"}  # fmt: skip
+        await browser.open(f"{address}/#/experiments/{experiment.experiment_id}/runs?{urlencode(table, quote_via=quote)}")
+        await browser.wait(f"document.body.innerText.includes('{runs[0].info.run_name}')", 90)
+        await asyncio.sleep(2)
         await browser.screenshot(target / "runs.png")
         await browser.open(address + view_path(experiment.experiment_id, sweep))
         await browser.wait("document.querySelectorAll('.js-plotly-plot').length > 3", 90)
