@@ -50,15 +50,18 @@ def exact_distances(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """:func:`nearest` with distances in float64, so that near ties are ordered rightly: for what ranks by distance.
 
-    Some more neighbours than asked for are found in float32, and their distances computed anew.
+    Some more neighbours than asked for are found in float32, and their distances computed anew. A distance below what float32
+    resolves at the points' size is 0: an encoder's outputs for one image differ by as much between batches of two sizes.
     """
     _, candidates = nearest(base, queries, min(k + _SPARE, len(base)))
+    resolution = 4 * np.finfo(np.float32).eps * np.sqrt(np.square(base, dtype=np.float64).sum(axis=1).mean())
     distances = np.empty((len(queries), k))
     indices = np.empty((len(queries), k), dtype=np.int64)
     for start in range(0, len(queries), _FAR_BLOCK):
         block = slice(start, start + _FAR_BLOCK)
         apart = base[candidates[block]].astype(np.float64) - queries[block, None]
         found = np.sqrt(np.square(apart).sum(axis=-1))
+        found[found < resolution] = 0
         order = np.argsort(found, axis=1, kind="stable")[:, :k]
         distances[block] = np.take_along_axis(found, order, axis=1)
         indices[block] = np.take_along_axis(candidates[block], order, axis=1)

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evaluation.details import Arrays
+from evaluation.evaluate import METRICS
 from evaluation.figures import PROFILE, draw_roc, profile_name
 from evaluation.style import class_legend, colour, line, mark, mosaic, panels, scatter, show
 
@@ -45,7 +46,8 @@ class Arm:
 
 def leaderboard(arms: Sequence[Arm], metrics: Sequence[str], base: str) -> Figure:
     """One dot a seed, the mean as a bar and one standard deviation to each side, best arm of the first metric on top."""
-    order = sorted(arms, key=lambda arm: (arm.mean(metrics[0]) is not None, arm.mean(metrics[0]) or 0))
+    sign = -1 if METRICS[metrics[0].partition("/")[0]].better == "lower" else 1
+    order = sorted(arms, key=lambda arm: (arm.mean(metrics[0]) is not None, sign * (arm.mean(metrics[0]) or 0)))
     figure, axes = panels(len(metrics), width=3.6, height=0.27 * len(order) + 1.0)
     for k, metric in enumerate(metrics):
         panel = axes[0][k]
@@ -102,9 +104,15 @@ def curves(arms: Sequence[Arm]) -> Figure | None:
     for panel, term in zip(axes[0], terms, strict=True):
         for i, arm in shown:
             epochs = [record["epoch"] for record in arm.history]
-            panel.plot(epochs, [record[f"test/{term}"] for record in arm.history], lw=1.3, label=arm.name, **line(i))
+            marker = "o" if len(epochs) == 1 else None
+            panel.plot(
+                epochs, [record[f"test/{term}"] for record in arm.history], lw=1.3, marker=marker, label=arm.name, **line(i)
+            )
+        if term == "covariance":  # without its weight it grows a hundredfold
+            panel.set_yscale("symlog", linthresh=1)
         panel.set_title(f"test/{term}" + ("" if term == "loss" else " (unweighted)"))
         panel.set_xlabel("epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     figure.suptitle(
         "loss and terms on the test images, first seed; pairs differ between arms, so levels are not comparable", fontsize=9

@@ -1,4 +1,4 @@
-"""What single images came to: features, predictions, scores, clusters, projections. Figures are drawn from these alone.
+"""What single images came to: features, predictions, scores, clusters, projections. Figures are drawn from these.
 
 A detail is a function of :class:`~evaluation.evaluate.Evidence` (or of one anomaly set's) that returns named arrays, and one
 line in :data:`DETAILS`. Each is kept as an ``.npz`` under its name and version. A detail that takes long and needs no encoder
@@ -131,6 +131,7 @@ def _tsne(others: Mapping[str, Arrays]) -> Arrays:
     projection = others["projection"]
     chosen = balanced_subset(projection["test_labels"], min(TSNE_IMAGES, len(projection["test_labels"])))
     points = np.concatenate([projection["test"][chosen], projection["centers"]]).astype(np.float64)
+    points = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))  # a single dimension is placed in the plane too
     scale = points[:, 0].std()
     if len(points) < 5 or not scale > 0:
         raise ValueError("all representations coincide, or there are fewer than five")

@@ -12,6 +12,9 @@ from scipy.sparse.csgraph import connected_components
 from core.neighbors import nearest, neighbor_table
 from core.rng import generator
 
+#: A dimension whose eigenvalue is smaller varies from each point to the next; its extension would magnify noise tenfold.
+LEAST_EIGENVALUE = 0.1
+
 
 @dataclass(frozen=True)
 class Eigenmaps:
@@ -19,7 +22,8 @@ class Eigenmaps:
 
     Attributes:
         embedding: [N, D] float32; a dimension's mean is 0 and its mean square 1, each point weighted by its degree.
-        eigenvalues: [D] float64 of the random walk on the graph (1 minus those of its Laplacian), descending, below 1.
+        eigenvalues: [D] float64 of the random walk on the graph (1 minus those of its Laplacian), descending, below 1, and not
+            below LEAST_EIGENVALUE.
         bridges: edges added to join the graph's components.
     """
 
@@ -38,8 +42,11 @@ def laplacian_eigenmaps(points: NDArray[np.float32], dims: int, k: int) -> Eigen
 
     Args:
         points: [N, P] float32.
-        dims: dimensions of the embedding, at most N - 2.
+        dims: dimensions of the embedding, at most N - 2; those whose eigenvalue is below LEAST_EIGENVALUE are left out.
         k: neighbours of a point, at most N - 1.
+
+    Raises:
+        ValueError: if no dimension is left.
     """
     from scipy.sparse.linalg import eigsh
 
@@ -53,9 +60,12 @@ def laplacian_eigenmaps(points: NDArray[np.float32], dims: int, k: int) -> Eigen
     start = generator(0, "eigenmaps").normal(size=n)
     values, vectors = eigsh((scale @ graph @ scale).tocsr(), k=dims + 1, which="LA", v0=start)
     order = np.argsort(values)[::-1][1:]  # the first is the trivial one: constant, with eigenvalue 1
+    order = order[values[order] >= LEAST_EIGENVALUE]
+    if len(order) == 0:
+        raise ValueError(f"no eigenvalue of the neighbourhood graph of {n} points is above {LEAST_EIGENVALUE}")
     embedding = vectors[:, order] / np.sqrt(degrees)[:, None] * np.sqrt(degrees.sum())
     largest = np.abs(embedding).argmax(axis=0)
-    embedding = embedding * np.sign(embedding[largest, np.arange(dims)])
+    embedding = embedding * np.sign(embedding[largest, np.arange(len(order))])
     return Eigenmaps(embedding.astype(np.float32), values[order], bridges)
 
 
@@ -73,12 +83,7 @@ def extend(points: NDArray[np.float32], embedded: Eigenmaps, queries: NDArray[np
 
     Returns:
         [M, D] float32.
-
-    Raises:
-        ValueError: if an eigenvalue is not positive: such a dimension has no extension.
     """
-    if (embedded.eigenvalues <= 0).any():
-        raise ValueError("an eigenvalue of the graph is not positive: fewer dimensions, or more neighbours, are needed")
     _, found = nearest(points, queries, k)
     walked = embedded.embedding[found].mean(axis=1, dtype=np.float64)
     extended: NDArray[np.float32] = (walked / embedded.eigenvalues).astype(np.float32)

@@ -267,8 +267,10 @@ METRICS: dict[str, Metric] = {
     },
     "farthest_distinct": Metric(
         lambda e: retrieval.distinct_farthest(e.train.representation, e.test.representation[e.looked_at]), None,
-        "share of different images among the 5 most distant ones of 1,000 test images; near 0: hubs",
+        "different images among the 5 most distant ones of 1,000 test images, of as many as there could be; near 0: hubs",
+        version=2,
     ),
+    "dimensions": Metric(lambda e: float(e.train.representation.shape[1]), None, "dimensions of the representation"),
     "anomaly_spread": Metric(
         lambda e: anomaly.spread(e.anomaly_scores), None,
         "coefficient of variation of the anomalies' scores; near 0: all ranked alike", per_anomaly_set=True,
@@ -298,6 +300,10 @@ def metric_ids(anomaly_identities: Mapping[str, str]) -> dict[str, str]:
     return ids
 
 
+#: What a metric, detail or figure raises where it is not defined; anything else is a defect of its own.
+NOT_DEFINED = (ValueError, ArithmeticError)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The numbers of one trial.
@@ -305,11 +311,13 @@ class Evaluation:
     Attributes:
         values: name (``anomaly_auc/<set>`` for metrics of an anomaly set) -> number; None where it does not apply.
         problems: name -> why there is no number.
+        defects: those of the problems that are the metric's own fault rather than the evidence's.
         seconds: how long it took.
     """
 
     values: dict[str, float | None]
     problems: dict[str, str]
+    defects: frozenset[str]
     seconds: float
 
 
@@ -323,6 +331,7 @@ def evaluate(evidence: Evidence, names: Collection[str]) -> Evaluation:
     started = time.perf_counter()
     values: dict[str, float | None] = {}
     problems: dict[str, str] = {}
+    defects: set[str] = set()
     anomalies: dict[str, AnomalyEvidence] = {}
     for name in names:
         bare, _, which = name.partition("/")
@@ -333,11 +342,15 @@ def evaluate(evidence: Evidence, names: Collection[str]) -> Evaluation:
                 value = METRICS[bare].function(anomalies[which])
             else:
                 value = METRICS[bare].function(evidence)
-        except (ValueError, ArithmeticError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a metric does, the others are computed
             problems[name] = f"{type(error).__name__}: {error}"
+            if not isinstance(error, NOT_DEFINED):
+                defects.add(name)
             continue
         if value is not None and not math.isfinite(value):
             problems[name] = f"the result is {value}"
         else:
             values[name] = value
-    return Evaluation(values, problems, time.perf_counter() - started)
+    return Evaluation(values, problems, frozenset(defects), time.perf_counter() - started)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.config import digest
-from evaluation.details import Arrays, detail_ids
+from evaluation.details import DETAILS, Arrays, detail_ids
 from evaluation.evaluate import metric_ids
 from evaluation.invariance import OPERATIONS
 
@@ -209,7 +209,7 @@ def draw_clusters(m: Material) -> MplFigure:
     figure, axes = panels(3, width=4.2, height=4.1)
     by_cluster, by_class, table = axes[0]
     chosen = tsne["images"]
-    scatter(by_cluster, tsne["test"], clusters["test"][chosen])
+    scatter(by_cluster, tsne["test"], clusters["test"][chosen], marks=False)
     for k, (x, y) in enumerate(tsne["centers"]):
         by_cluster.scatter([x], [y], s=90, marker="o", c="white", edgecolors="black", zorder=3)
         by_cluster.text(x, y, str(k), fontsize=7, ha="center", va="center", zorder=4)
@@ -302,7 +302,7 @@ def _text(m: Material, metric: str, digits: int = 3) -> str:
 
 
 FIGURES: dict[str, Figure] = {
-    "loss": Figure(draw_loss, "loss and its terms per epoch, train and test"),
+    "loss": Figure(draw_loss, "loss and its terms per epoch, train and test", version=2),
     "projections": Figure(draw_projections, "PCA and t-SNE of the test representations", ("projection", "tsne")),
     "anomalies": Figure(
         draw_anomalies, "ROC, scores and images of an anomaly set", ("anomalies",), ("anomaly_auc",), per_anomaly_set=True
@@ -310,10 +310,10 @@ FIGURES: dict[str, Figure] = {
     "retrieval": Figure(draw_retrieval, "nearest and most distant train images of one image a class", ("retrieval",)),
     "clusters": Figure(
         draw_clusters, "k-means clusters in t-SNE, and their contingency with the classes", ("projection", "tsne", "clusters"),
-        ("nmi", "silhouette"),
+        ("nmi", "silhouette"), version=2,
     ),
     "spectrum": Figure(draw_spectrum, "spectrum of the representation", ("spectrum",), ("rankme", "effective_rank")),
-    "invariances": Figure(draw_invariances, "what the representation ignores", (), PROFILE),
+    "invariances": Figure(draw_invariances, "what the representation ignores", (), PROFILE, version=2),
 }  # fmt: skip
 
 
@@ -342,7 +342,7 @@ def _of_set(name: str, which: str | None, ids: Mapping[str, str]) -> str | None:
 def needed_details(name: str) -> list[str]:
     """Names of the details that a figure of :func:`figure_ids` is drawn from."""
     bare, _, which = name.partition("/")
-    return [f"{need}/{which}" if which and need == "anomalies" else need for need in FIGURES[bare].needs]
+    return [f"{need}/{which}" if DETAILS[need].per_anomaly_set else need for need in FIGURES[bare].needs]
 
 
 def draw(name: str, material: Material) -> bytes | None:

@@ -32,9 +32,10 @@ def knn_accuracy(
 
 
 def distinct_farthest(train: NDArray[np.float32], queries: NDArray[np.float32], k: int = FARTHEST) -> float:
-    """How many different images are among the k most distant train images of all queries, as a share of all M * k places.
+    """How many different images are among the k most distant train images of all queries, of as many as there could be.
 
-    Near 0 the same few images (hubs) are the most distant ones of every query; 1 where no image is so for two.
+    That is M * k, or all N where they are fewer. Near 0 the same few images (hubs) are the most distant ones of every query; 1
+    where no image is so for two, or every one is for some.
 
     Args:
         train: [N, D] float32.
@@ -42,4 +43,4 @@ def distinct_farthest(train: NDArray[np.float32], queries: NDArray[np.float32], 
         k: at most N.
     """
     _, found = farthest(train, queries, min(k, len(train)))
-    return len(np.unique(found)) / found.size
+    return len(np.unique(found)) / min(found.size, len(train))

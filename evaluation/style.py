@@ -73,12 +73,13 @@ def mark(index: int) -> str:
     return MARKERS[(index + 3 * (index // len(COLOURS))) % len(MARKERS)]
 
 
-def scatter(axes: Axes, points: NDArray[Any], labels: NDArray[np.int64], *, size: float = 7) -> None:
-    """Points [N, 2] in the colour and with the mark of their label [N]."""
+def scatter(axes: Axes, points: NDArray[Any], labels: NDArray[np.int64], *, size: float = 7, marks: bool = True) -> None:
+    """Points [N, 2] in the colour and, with ``marks``, with the mark of their label [N]."""
     for label in np.unique(labels):
         members = points[labels == label]
         axes.scatter(
-            members[:, 0], members[:, 1], s=size, marker=mark(int(label)), c=colour(int(label)), linewidths=0, alpha=0.6
+            members[:, 0], members[:, 1], s=size, linewidths=0, alpha=0.6, c=colour(int(label)),
+            marker=mark(int(label)) if marks else "o",
         )
     axes.set_xticks([])
     axes.set_yticks([])
@@ -88,10 +89,10 @@ def class_legend(figure: Figure, names: Sequence[str]) -> None:
     """Each class's mark and name below the figure, where they are few enough to read and to tell apart."""
     from matplotlib.lines import Line2D
 
-    if len(names) > 20:
+    if len(names) > 40:
         return
     marks = [Line2D([], [], linestyle="", marker=mark(i), color=colour(i), label=name) for i, name in enumerate(names)]
-    figure.legend(handles=marks, loc="outside lower center", ncols=min(10, len(names)), handletextpad=0.1, columnspacing=1.2)
+    figure.legend(handles=marks, loc="outside lower center", ncols=min(10, len(names)), handletextpad=0.1, title="class")
 
 
 def mosaic(images: Sequence[Sequence[NDArray[np.uint8] | None]], wrong: Sequence[Sequence[bool]] | None = None) -> NDArray[Any]:

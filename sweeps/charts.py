@@ -1,4 +1,4 @@
-"""A ready view of a sweep's children for MLflow's runs page: parallel coordinates, scatter plots and a contour, no hand work.
+"""A ready view of a sweep's children for MLflow's runs page: parallel coordinates, bars and scatter plots.
 
 MLflow keeps a named view as a tag of the experiment (``mlflow.sharedViewState.<key>``), whose JSON is the page's own state. The
 form is MLflow's and not documented; where another version does not know it, the page shows its usual charts.
@@ -29,22 +29,20 @@ def view(sweep: str, metrics: Sequence[str], created: int) -> str:
 
     Args:
         sweep: the sweep, whose children are shown.
-        metrics: the primary metric first; each gets a bar chart and a scatter plot over mu.
+        metrics: the primary metric first; each gets bars, and the others a scatter plot against it.
         created: in milliseconds since 1970; the same for a sweep whenever it is said.
     """
     primary = {"key": metrics[0], "type": "METRIC"}
-    weights = [{"key": key, "type": "PARAM"} for key in WEIGHTS]
     charts: list[dict[str, Any]] = [
         {
             "uuid": "parallel",
             "type": "PARALLEL",
-            "selectedParams": list(WEIGHTS),
+            # With the method first: rows without a VICReg loss have weights of 0.
+            "selectedParams": ["method", *WEIGHTS],
             "selectedMetrics": [metrics[0]],
             "showAllRuns": True,
         },
         *({"uuid": f"bar-{name}", "type": "BAR", "metricKey": name} for name in metrics),
-        {"uuid": "contour", "type": "CONTOUR", "xaxis": weights[0], "yaxis": weights[2], "zaxis": primary},
-        *({"uuid": f"scatter-{weight['key']}", "type": "SCATTER", "xaxis": weight, "yaxis": primary} for weight in weights),
         *(
             {"uuid": f"against-{name}", "type": "SCATTER", "xaxis": primary, "yaxis": {"key": name, "type": "METRIC"}}
             for name in metrics[1:]

@@ -8,10 +8,11 @@ way. With one seed nothing is decided.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Literal
 
 from core.config import suggest
@@ -64,14 +65,17 @@ def parse_claim(text: str, arms: Collection[str]) -> Claim:
     faults = []
     if bare not in METRICS:
         faults.append(f"{text!r}: {bare!r} is no metric{suggest(bare, list(METRICS))}; there are {', '.join(METRICS)}")
-    elif "/" in metric and not METRICS[bare].per_anomaly_set:
-        faults.append(f"{text!r}: {bare} has no number for each anomaly set")
+    elif "/" in metric and (not METRICS[bare].per_anomaly_set or metric.endswith("/")):
+        which = "an anomaly set without a name" if METRICS[bare].per_anomaly_set else "each anomaly set"
+        faults.append(f"{text!r}: {bare} has no number for {which}")
     read = [_term(term, arms) for term in terms]
     for term, value in zip(terms, read, strict=True):
         if value is None:
             faults.append(f"{text!r}: {term!r} is no arm{suggest(term, list(arms))}; there are {', '.join(arms)}")
     if not any(isinstance(value, str) for value in read):
         faults.append(f"{text!r} compares no arm")
+    if len(set(terms)) < len(terms):
+        faults.append(f"{text!r} compares something with itself")
     if faults:
         raise InputError(faults)
     return Claim(text, metric, tuple(value for value in read if value is not None), ">" in signs)
@@ -81,7 +85,7 @@ def _term(text: str, arms: Collection[str]) -> Term | None:
     if text in arms:
         return text
     try:
-        return float(text)
+        return float(text) if math.isfinite(float(text)) else None
     except ValueError:
         return None
 
@@ -180,24 +184,24 @@ def _at(side: Values, seed: int | None) -> float | None:
 def _link(left: Term, right: Term, a: Values, b: Values, greater: bool) -> Link:
     differences = paired_differences(a, b)
     n = len(differences)
-    if n < 2:
-        return Link(left, right, n, differences[0] if n else None, None, None, "undecided")
-    interval, p = paired_t(differences)
-    difference = mean(differences)
+    difference = mean(differences) if differences else None
+    test = paired_t(differences)
+    if test is None or difference is None:
+        return Link(left, right, n, difference, None, None, "undecided")
+    interval, p = test
     decided: Outcome = "holds" if (difference > 0) == greater else "fails"
     return Link(left, right, n, difference, interval, p, decided if p < LEVEL else "undecided")
 
 
-def paired_t(differences: Sequence[float]) -> tuple[tuple[float, float], float]:
+def paired_t(differences: Sequence[float]) -> tuple[tuple[float, float], float] | None:
     """The 95 % interval of the mean difference, and the p-value of a two-sided t-test against zero (scipy).
 
-    Args:
-        differences: at least two.
+    None where the test is not defined: for fewer than two differences, or where they do not spread.
     """
     from scipy.stats import ttest_1samp
 
-    if len(set(differences)) == 1:  # no spread: the test's statistic is infinite, or not defined
-        return (differences[0], differences[0]), 0.0 if differences[0] else 1.0
+    if len(differences) < 2 or stdev(differences) <= 1e-12 * max(map(abs, differences)):
+        return None
     result = ttest_1samp(differences, 0.0)
     low, high = result.confidence_interval(0.95)
     return (float(low), float(high)), float(result.pvalue)
@@ -208,8 +212,9 @@ def _describe(link: Link) -> str:
     if link.difference is None:
         return f"{names}: not run, or without a number"
     if link.interval is None or link.p is None:
-        seeds = "one seed" if link.n == 1 else f"{link.n} seeds"
-        return f"{names}: {link.difference:+.4f} with {seeds}, where nothing is claimed"
+        if link.n > 1:
+            return f"{names}: {link.difference:+.4f} in each of {link.n} seeds, without the spread that a test needs"
+        return f"{names}: {link.difference:+.4f} with one seed, where nothing is claimed"
     low, high = link.interval
     shown = f"{link.p:.2g}" if link.p >= 1e-4 else "< 0.0001"
     return f"{names}: {link.difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}], p {shown}, n = {link.n}, t-test"

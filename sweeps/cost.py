@@ -121,14 +121,17 @@ def _epochs_to_train(plan: Plan, trial: Trial, store: Store) -> int:
 
 def _kind(config: TrialConfig) -> tuple[object, ...]:
     precision = None if config.precision == "auto" else config.precision
-    return config.encoder, precision, PAIRINGS[config.pairing].augmented, config.threads, config.joint_forward
+    augmented = config.method == "supervised" or PAIRINGS[config.pairing].augmented
+    return config.method, config.encoder, precision, augmented, config.threads, config.joint_forward
 
 
 def _rule(config: TrialConfig, gpu: bool) -> float:
-    flops = ENCODERS[config.encoder].gflop * 1e9 * 2 * 3  # two views; the backward pass costs two forward ones
+    views = 1 if config.method == "supervised" else 2
+    flops = ENCODERS[config.encoder].gflop * 1e9 * views * 3  # the backward pass costs two forward ones
     if gpu:
         return flops / GPU_FLOPS
-    augmenting = 2 * AUGMENT_SECONDS if PAIRINGS[config.pairing].augmented else 0.0
+    augmented = config.method == "supervised" or PAIRINGS[config.pairing].augmented
+    augmenting = views * AUGMENT_SECONDS if augmented else 0.0
     return flops / (CPU_FLOPS_PER_THREAD[config.precision] * config.threads) + augmenting
 
 

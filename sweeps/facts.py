@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from core.config import TrialConfig
 from core.pairing import PAIRINGS
 from sweeps.claims import by_seed, paired_differences, paired_t
 from sweeps.grid import BASE
+from sweeps.plan import Trial
 from sweeps.report import ArmSummary, text_of
 from sweeps.store import TrialRecord
 
@@ -20,6 +22,14 @@ from sweeps.store import TrialRecord
 COLLAPSED = 2.0
 #: The metrics of the studies' puzzle, in the order of tables.
 THREE = ("probe_accuracy", "anomaly_auc", "silhouette")
+
+
+#: Facts that count as a difference of their own, where none of the fields that imply them differs.
+_IMPLIED_BY = {
+    "optimiser steps": {"epochs", "batch_size", "train_subset", "dataset"},
+    "views": {"epochs", "batch_size", "train_subset", "dataset"},
+    "pair purity": {"pair_purity", "dataset", "train_subset"},
+}
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,14 @@ class Facts:
         arm: its name.
         fields: field -> (base's value, its own), as texts.
         facts: what follows: name -> text, the same names for every arm; "" where it does not apply.
-        differing: how many fields that both have, and facts, differ from base's (compute not counted).
+        differing: in how many things it differs from base: fields that both have (each entry of the augmentation list), and
+            those facts that no such field implies; None for another method.
     """
 
     arm: str
     fields: Mapping[str, tuple[str, str]]
     facts: Mapping[str, str]
-    differing: int
+    differing: int | None
 
 
 def facts_of(summaries: Sequence[ArmSummary], by_key: Mapping[str, TrialRecord]) -> list[Facts]:
@@ -47,17 +58,35 @@ def facts_of(summaries: Sequence[ArmSummary], by_key: Mapping[str, TrialRecord])
         by_key: every record of the sweep, parents included.
     """
     facts = {summary.arm: _facts(_first(summary), by_key) for summary in summaries}
-    of_base = facts.get(BASE, {})
-    counted = ("optimiser steps", "views", "anchor augmented", "pair purity")
+    base = next((_first(summary).trial.config for summary in summaries if summary.arm == BASE), None)
     found = []
     for summary in summaries:
-        trial = _first(summary).trial
+        trial, own = _first(summary).trial, facts[summary.arm]
         fields = {name: _change(theirs, mine) for name, (theirs, mine) in trial.differs.items()}
-        own = facts[summary.arm]
-        shared = [name for name, pair in trial.differs.items() if name == "parent" or None not in pair]
-        differing = len(shared) + sum(bool(own[name]) and own[name] != of_base.get(name) for name in counted)
+        differing = None
+        if base is not None and trial.config.method == base.method:
+            changed = _changed_leaves(trial, base)
+            of_base = facts[BASE]
+            facts_differ = [name for name in _IMPLIED_BY if own[name] and of_base[name] and own[name] != of_base[name]]
+            follows = [name for name in facts_differ if not _IMPLIED_BY[name] & changed]
+            differing = len(changed) + len(follows)
         found.append(Facts(summary.arm, fields, own, differing))
     return found
+
+
+def _changed_leaves(trial: Trial, base: TrialConfig) -> set[str]:
+    """Fields that both have and in which they differ, an overridden parent, and each changed entry of the augmentation list."""
+    both = set(trial.config.outcome_fields()) & set(base.outcome_fields())
+    changed = {name for name in trial.differs if name in both and name != "augmentation"}
+    if "parent" in trial.differs:
+        changed |= {f"parent.{name}" for name in trial.differs["parent"][1]}
+    if "augmentation" in trial.differs:
+        theirs, mine = trial.differs["augmentation"]
+        if theirs is None or mine is None:
+            changed.add("augmentation")  # one of the two augments nothing
+        else:
+            changed |= {f"augmentation.{name}" for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)}
+    return changed
 
 
 def _first(summary: ArmSummary) -> TrialRecord:
@@ -70,7 +99,7 @@ def _facts(record: TrialRecord, by_key: Mapping[str, TrialRecord]) -> dict[str, 
     if training is None:
         return facts
     if not training.history:
-        return facts | {"training": "none"}
+        return facts | {"training": f"{training.seconds:.0f} s (fit)" if training.seconds else "none"}
     per_epoch = round(training.history[0]["images_per_second"] * training.history[0]["seconds"])
     facts["optimiser steps"] = f"{len(training.history) * per_epoch // config.batch_size:,}"
     views = 1 if config.method == "supervised" else 2
@@ -111,7 +140,7 @@ def _change(theirs: Any, mine: Any) -> tuple[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
-    return "-" if value is None else text_of(value)
+    return "none" if value is None else text_of(value)
 
 
 def is_collapsed(summary: ArmSummary) -> bool:
@@ -128,24 +157,31 @@ def answer(summary: ArmSummary, base: ArmSummary | None, facts: Facts, primary: 
     spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
     said = [f"{_words(primary)} {mean(values):.3f}{spread} (n = {len(values)})"]
     if base is not None and base.arm != summary.arm and base.values(primary):
-        differences = paired_differences(by_seed(summary, primary), by_seed(base, primary))
-        if differences:
-            difference = mean(differences)
-            text = f"{abs(difference):.3f} {'above' if difference > 0 else 'below'} base"
-            if len(differences) > 1:
-                low, high = paired_t(differences)[0]
-                text += f" (95 % interval of the difference {low:+.3f} to {high:+.3f})"
-            else:
-                text += " (one seed: nothing is claimed)"
-            said.append(text)
+        if [r.trial.key for r in summary.records] == [r.trial.key for r in base.records]:
+            return f"the same trial as base: {said[0]}."
+        said.append(_to_base(paired_differences(by_seed(summary, primary), by_seed(base, primary))))
     for name in THREE:
         if name != primary and summary.values(name):
             said.append(f"{_words(name)} {mean(summary.values(name)):.3f}")
     if is_collapsed(summary):
         said.append(f"collapsed ({mean(summary.values('collapse_indicators')):.1f} of 3 indicators)")
-    if facts.differing > 1 and base is not None and base.arm != summary.arm:
+    if facts.differing is None:
+        said.append("another method than base's")
+    elif facts.differing > 1:
         said.append(f"differs from base in {facts.differing} things")
-    return "; ".join(said) + "."
+    return "; ".join(text for text in said if text) + "."
+
+
+def _to_base(differences: Sequence[float]) -> str:
+    if not differences:
+        return ""
+    difference = mean(differences)
+    where = "above" if difference > 0 else "below"
+    text = f"{abs(difference):.3f} {where} base" if difference else "equal to base"
+    if len(differences) == 1:
+        return f"{text} (one seed: nothing is claimed)"
+    test = paired_t(differences)
+    return text if test is None else f"{text} (95 % interval of the difference {test[0][0]:+.3f} to {test[0][1]:+.3f})"
 
 
 def _words(metric: str) -> str:
@@ -178,7 +214,8 @@ def agreements(summaries: Sequence[ArmSummary], metrics: Sequence[str] = THREE) 
     found = []
     for i, one in enumerate(metrics):
         for other in metrics[i + 1 :]:
-            both = [s for s in summaries if s.values(one) and s.values(other)]
+            distinct = {s.records[0].trial.key: s for s in reversed(summaries)}  # several arms may come to one trial
+            both = [s for s in summaries if s in distinct.values() and s.values(one) and s.values(other)]
             sound = [s for s in both if not is_collapsed(s)]
             found.append(
                 Agreement(one, other, _spearman(both, one, other), len(both), _spearman(sound, one, other), len(sound))

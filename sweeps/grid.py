@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from core.config import suggest
+from core.config import TrialConfig, suggest
 from core.errors import InputError
 from evaluation.evaluate import METRICS
 from sweeps.claims import parse_claim
@@ -46,11 +46,14 @@ class Published(BaseModel):
 
     setting: Fields = Field(default_factory=dict)
     notes: str = ""
-    values: dict[str, dict[str, float]]
+    values: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)]]]
 
 
 def _stated(claim: Any) -> Any:
-    return {"claim": claim} if isinstance(claim, str) else claim
+    if isinstance(claim, Mapping) and len(claim) == 1 and not set(claim) & set(StatedClaim.model_fields):
+        ((metric, chain),) = claim.items()  # YAML read the colon: the text was meant
+        return {"claim": f"{metric}: {chain}"}
+    return claim if isinstance(claim, Mapping) else {"claim": claim}
 
 
 class Grid(BaseModel):
@@ -135,14 +138,20 @@ def _reference_faults(grid: Grid) -> list[str]:
             parse_claim(stated.claim, arms)
         except InputError as error:
             faults += [f"claims: {fault}" for fault in error.faults]
+    known = list(TrialConfig().fields())
     for who, published in grid.published.items():
+        faults += [
+            f"published.{who}.setting: {name!r} is no field{suggest(name, known)}; there are {', '.join(known)}"
+            for name in published.setting
+            if name not in known
+        ]
         for arm, values in published.values.items():
             if arm not in arms:
                 faults.append(f"published.{who}: {arm!r} is no arm{suggest(arm, list(arms))}; there are {', '.join(arms)}")
             faults += [
                 f"published.{who}.{arm}: {name!r} is no metric{suggest(name, list(METRICS))}; there are {', '.join(METRICS)}"
                 for name in values
-                if name.partition("/")[0] not in METRICS
+                if (metric := METRICS.get(name.partition("/")[0])) is None or ("/" in name and not metric.per_anomaly_set)
             ]
     return faults
 
@@ -165,7 +174,9 @@ def _grid_keys() -> list[str]:
 def _grid_fault(fault: Any) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"unknown key {path!r}{suggest(path, _grid_keys())}; the keys are {', '.join(_grid_keys())}"
+        nested = {"claims": list(StatedClaim.model_fields), "published": list(Published.model_fields)}
+        keys = nested.get(str(fault["loc"][0]), _grid_keys())
+        return f"unknown key {path!r}{suggest(str(fault['loc'][-1]), keys)}; the keys are {', '.join(keys)}"
     return f"{path}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 

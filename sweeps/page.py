@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from core.config import digest
+from core.config import METHODS, digest
 from core.errors import InputError
 from core.files import whole_file
 from evaluation.details import detail_ids
@@ -25,7 +27,7 @@ from sweeps.facts import COLLAPSED, THREE, Facts, agreements, answer, facts_of, 
 from sweeps.grid import BASE, Published, expand_arms
 from sweeps.images import Images, load_images
 from sweeps.plan import Plan
-from sweeps.report import COLUMNS, ArmSummary, cell, summarize, text_of
+from sweeps.report import ArmSummary, cell, columns_of, summarize, text_of
 from sweeps.store import Store, TrialRecord
 
 if TYPE_CHECKING:
@@ -130,7 +132,7 @@ def _content(sweep: Sweep, images: Images | None) -> dict[str, Any]:
         "question": plan.grid.question,
         "state": f"Trials: {counts}" if counts else "No trial yet",
         "seeds": f"Seeds: {', '.join(map(str, seeds))}." if seeds else "",
-        "few_seeds": len(seeds) < 2,
+        "few_seeds": len(seeds) == 1,
         "answers": [
             {
                 "arm": summary.arm,
@@ -170,7 +172,8 @@ def _rho(value: float | None) -> str:
 
 def _fact_row(fact: Facts) -> dict[str, Any]:
     fields = "; ".join(f"{name}: {theirs} → {mine}" for name, (theirs, mine) in fact.fields.items())
-    return {"arm": fact.arm, "differing": fact.differing if fact.arm != BASE else "-", "fields": fields or "-",
+    differing = "-" if fact.arm == BASE else "another method" if fact.differing is None else fact.differing
+    return {"arm": fact.arm, "differing": differing, "fields": fields or "-",
             "facts": [text or "-" for text in fact.facts.values()]}  # fmt: skip
 
 
@@ -183,7 +186,7 @@ def _tables(plan: Plan, summaries: Sequence[ArmSummary]) -> dict[str, Any]:
         for metric in dict.fromkeys(name for values in published.values.values() for name in values)
     ]  # fmt: skip
     columns = [{"name": "arm", "meaning": "", "text": True}, {"name": "n", "meaning": "seeds that are done", "text": False}]
-    columns += [{"name": name.replace("_", " "), "meaning": METRICS[name].meaning, "text": False} for name in COLUMNS]
+    columns += [{"name": name.replace("_", " "), "meaning": METRICS[name].meaning, "text": False} for name in columns_of(plan)]
     columns += [
         {"name": f"{metric.replace('_', ' ')}, {who} (theirs)", "meaning": "published, in another setting", "text": False}
         for who, metric in theirs
@@ -192,7 +195,7 @@ def _tables(plan: Plan, summaries: Sequence[ArmSummary]) -> dict[str, Any]:
     for summary in summaries:
         done = sum(record.status == "done" for record in summary.records)
         cells = [{"text": summary.arm, "value": summary.arm, "theirs": False}, {"text": done, "value": done, "theirs": False}]
-        for name in COLUMNS:
+        for name in columns_of(plan):
             values = summary.values(name)
             cells.append({"text": cell(summary, name), "value": mean(values) if values else "", "theirs": False})
         for who, metric in theirs:
@@ -254,8 +257,11 @@ def _figures(sweep: Sweep, summaries: Sequence[ArmSummary], images: Images | Non
     with styled():
 
         def picture(title: str, draw: Callable[[], Figure | None]) -> dict[str, Any] | None:
-            figure = draw() if arms else None
-            return None if figure is None else _picture(title, figure)
+            try:
+                figure = draw() if arms else None
+                return None if figure is None else _picture(title, figure)
+            except Exception as error:  # one figure must not take the page with it
+                return {"title": title, "problem": f"{title}: not drawn, {type(error).__name__}: {error}"}
 
         rocs = [picture(f"ROC curves, {name}", partial(comparisons.rocs, arms, name)) for name in sets]
         retrievals = []
@@ -316,10 +322,11 @@ def _run(sweep: Sweep, seeds: Sequence[int]) -> list[tuple[str, str]]:
         for package, which in training.versions.items():
             versions.setdefault(package, set()).add(which)
     devices = sorted({training.device for training in trained})
-    seconds = sum(training.seconds for training in trained)
-    cores = sum(training.seconds * training.threads for training in trained)
-    on_gpu = any(not device.startswith("CPU") for device in devices)
-    cost = f"{seconds / 3600:.2f} GPU-hours" if on_gpu else f"{cores / 3600:.2f} core-hours"
+    on_cpus = sum(training.seconds * training.threads for training in trained if training.device.startswith("CPU"))
+    on_gpus = sum(training.seconds for training in trained if not training.device.startswith("CPU"))
+    hours = {"GPU-hours": on_gpus / 3600, "core-hours": on_cpus / 3600}
+    cost = " and ".join(f"{amount:.2f} {unit}" for unit, amount in hours.items() if amount) or "none"
+    epochs, trials = sum(t.epochs_trained for t in trained), sum(t.epochs_trained > 0 for t in trained)
     data = dict.fromkeys(f"{r.trial.config.dataset} ({r.trial.data})" for r in sweep.records)
     sets = dict.fromkeys(f"{name} ({identity})" for r in sweep.records for name, identity in r.trial.anomalies.items())
     rows = [
@@ -330,8 +337,9 @@ def _run(sweep: Sweep, seeds: Sequence[int]) -> list[tuple[str, str]]:
         ("anomalies", "; ".join(sets) or "none"),
         ("hardware", "; ".join(devices) + (" (different kinds of device)" if len(devices) > 1 else "")),
         ("threads a trial", ", ".join(map(str, sorted({training.threads for training in trained})))),
-        ("versions", ", ".join(f"{package} {'/'.join(sorted(which))}" for package, which in sorted(versions.items()))),
-        ("training", f"{cost}, {sum(training.epochs_trained for training in trained)} epochs in {len(trained)} trials"),
+        ("versions", ", ".join(f"{package} {'/'.join(sorted(which))}" for package, which in sorted(versions.items()))
+         + f"; driver: ray {version('ray')}, mlflow {version('mlflow')}"),
+        ("training and fits", f"{cost}, without evaluation; {epochs} epochs in {trials} trials"),
         ("code", sweep.commit or "not a git checkout"),
     ]
     moments = [record.evaluated for record in sweep.records if record.evaluated]
@@ -342,19 +350,29 @@ def _run(sweep: Sweep, seeds: Sequence[int]) -> list[tuple[str, str]]:
 
 def _methods(sweep: Sweep, seeds: Sequence[int], images: Images | None) -> str:
     base = sweep.plan.base
-    views = ", ".join(f"{name} {text_of(value)}" for name, value in base.augmentation.outcome_fields().items())
+    augmented = base.outcome_fields().get("augmentation") or {}
+    views = ", ".join(f"{name} {text_of(value)}" for name, value in augmented.items()) or "the images as they are"
     splits = None if images is None else images.splits.get((base.dataset, base.train_subset))
     eigenmaps = any(record.trial.config.method == "laplacian-eigenmaps" for record in sweep.records)
-    text = _render("methods.txt.j2", {"b": base, "views": views, "seeds": seeds, "splits": splits, "eigenmaps": eigenmaps})
+    values = {"b": base, "meaning": METHODS[base.method].meaning, "views": views, "seeds": seeds, "splits": splits}
+    text = _render("methods.txt.j2", values | {"eigenmaps": eigenmaps})
     return " ".join(text.split())
 
 
 def markdown(sweep: Sweep) -> str:
     """The sweep's summary for MLflow: the question and the table of the main columns."""
-    summaries = summarize(sweep.records)
-    head = ["arm", "n", *(name.replace("_", " ") for name in COLUMNS)]
-    lines = [f"**{sweep.plan.grid.question}**", "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for summary in summaries:
+    columns = columns_of(sweep.plan)
+    rows = [["arm", "n", *(name.replace("_", " ") for name in columns)]]
+    for summary in summarize(sweep.records):
         done = sum(record.status == "done" for record in summary.records)
-        lines.append(f"| {' | '.join([summary.arm, str(done), *(cell(summary, name) for name in COLUMNS)])} |")
-    return "\n".join([*lines, "", "`report.html` among the artifacts has the figures, the claims, and what differs from base."])
+        rows.append([summary.arm, str(done), *(cell(summary, name) for name in columns)])
+    lines = [f"| {' | '.join(map(_plain, row))} |" for row in rows]
+    return "\n".join([
+        f"**{_plain(sweep.plan.grid.question)}**", "", lines[0], f"|{' --- |' * len(rows[0])}", *lines[1:], "",
+        "`report.html` among the artifacts has the figures, the claims, and what differs from base.",
+    ])  # fmt: skip
+
+
+def _plain(text: str) -> str:
+    """Text with what Markdown would read as a table's border, markup or HTML made harmless."""
+    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", " ".join(text.split()))

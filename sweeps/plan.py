@@ -192,9 +192,11 @@ def _arm_faults(arms: Mapping[str, Fields]) -> list[str]:
 def _identity(fields: Fields) -> Fields:
     """What identifies a sweep: the fields of base and of its parents that are not the defaults, but neither seed nor threads.
 
-    So a field that is added to the config later leaves the sweeps of before what they were.
+    So a field that is added to the config later leaves the sweeps of before what they were. Of the anomaly sets the headline
+    alone counts: a further one extends a sweep.
     """
     defaults = TrialConfig().fields()
+    fields = fields | {"anomaly_datasets": fields["anomaly_datasets"][:1]}
     changed = {key: value for key, value in fields.items() if value != defaults[key] and key not in ("seed", "threads")}
     return changed | ({} if fields["parent"] is None else {"parent": _identity(fields["parent"])})
 

@@ -29,6 +29,11 @@ COLUMNS = (
 )
 
 
+def columns_of(plan: Plan) -> list[str]:
+    """The metrics of the sweep's tables: the primary one first where it is none of COLUMNS."""
+    return list(dict.fromkeys(COLUMNS if plan.grid.primary in COLUMNS else (plan.grid.primary, *COLUMNS)))
+
+
 @dataclass(frozen=True)
 class ArmSummary:
     """One arm over its seeds.
@@ -73,13 +78,13 @@ def table(plan: Plan, summaries: Sequence[ArmSummary]) -> Table:
     shown = Table(title=f"{plan.sweep}: {plan.grid.question}", title_justify="left")
     shown.add_column("arm", no_wrap=True)
     shown.add_column("n", justify="right")
-    for name in COLUMNS:
+    for name in columns_of(plan):
         shown.add_column(name.replace("_", " "), justify="right")
     if any(summary.state != "done" for summary in summaries):
         shown.add_column("state")
     for summary in summaries:
         cells = [summary.arm, str(sum(record.status == "done" for record in summary.records))]
-        cells += [cell(summary, name) for name in COLUMNS]
+        cells += [cell(summary, name) for name in columns_of(plan)]
         if len(shown.columns) > len(cells):
             cells.append(summary.state)
         shown.add_row(*cells)
@@ -136,12 +141,14 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
 
 def latex(plan: Plan, summaries: Sequence[ArmSummary]) -> str:
     """The table of the main columns for LaTeX; it needs the package booktabs."""
-    head = ["arm", "n", *(name.replace("_", " ") for name in COLUMNS)]
-    lines = [f"% {plan.sweep}: {plan.grid.question}", rf"\begin{{tabular}}{{lr{'r' * len(COLUMNS)}}}", r"\toprule"]
+    columns = columns_of(plan)
+    head = ["arm", "n", *(name.replace("_", " ") for name in columns)]
+    question = " ".join(plan.grid.question.split())
+    lines = [f"% {plan.sweep}: {question}", rf"\begin{{tabular}}{{lr{'r' * len(columns)}}}", r"\toprule"]
     lines += [" & ".join(map(_tex, head)) + r" \\", r"\midrule"]
     for summary in summaries:
         done = sum(record.status == "done" for record in summary.records)
-        lines.append(" & ".join(map(_tex, [summary.arm, str(done), *(cell(summary, name) for name in COLUMNS)])) + r" \\")
+        lines.append(" & ".join(map(_tex, [summary.arm, str(done), *(cell(summary, name) for name in columns)])) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -151,12 +158,12 @@ def _tex(text: str) -> str:
     return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
 
 
-def parent_metrics(records: Sequence[TrialRecord]) -> dict[str, float]:
+def parent_metrics(plan: Plan, records: Sequence[TrialRecord]) -> dict[str, float]:
     """What the sweep's parent run shows: how its trials went, and each arm's mean of the columns."""
     metrics = {f"trials_{status}": float(sum(record.status == status for record in records))
                for status in ("done", "failed", "skipped")}  # fmt: skip
     for summary in summarize(records):
-        for name in COLUMNS:
+        for name in columns_of(plan):
             values = summary.values(name)
             if values:
                 metrics[f"{summary.arm}/{name}"] = mean(values)

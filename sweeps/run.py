@@ -26,6 +26,7 @@ from core.errors import InputError
 from core.files import load_json, save_json
 from core.models import ENCODERS
 from core.pairing import PAIRINGS
+from evaluation.details import DETAILS
 from evaluation.evaluate import METRICS
 from evaluation.figures import FIGURES
 from sweeps import cost, page, report, tracking, tracking_uri
@@ -106,6 +107,7 @@ def _registries() -> str:
         "encoders": {name: kind.meaning for name, kind in ENCODERS.items()},
         "data sets (and folder:PATH)": {name: source.meaning for name, source in DATASETS.items()},
         "metrics": {name: metric.meaning for name, metric in METRICS.items()},
+        "arrays of single images": {name: detail.meaning for name, detail in DETAILS.items()},
         "figures of a trial": {name: figure.meaning for name, figure in FIGURES.items()},
     }
     lines = []
@@ -249,10 +251,27 @@ def _sweep(job: _Job, console: Console) -> int:
             tracker.ended(record)
         if record.status == "done":
             tracker.drawn(record.trial)
-    folder = options.storage / "sweeps" / plan.sweep
+    try:
+        tables = _write(job, records, outcome, tracker)
+    except BaseException:
+        tracker.close(status="FAILED", metrics={}, moment=0.0, artifacts=[])
+        raise
+    exit_code = _conclude(job, records, tables, tracker, outcome, console)
+    if ran:
+        from sweeps import scheduler
+
+        scheduler.disconnect()
+    return exit_code
+
+
+def _write(job: _Job, records: list[TrialRecord], outcome: _Outcome, tracker: tracking.Tracker) -> list[Path]:
+    """Writes tables and report, and ends the parent run with them; returns the tables' and the report's paths."""
+    plan, store = job.plan, job.store
+    folder = job.options.storage / "sweeps" / plan.sweep
     problems = [(r.trial.title, name, problem) for r in records for name, problem in _problems(r, store).items()]
+    problems += [(plan.trials[key].title, "figures", reason) for key, reason in outcome.undrawn.items()]
     sweep = page.Sweep(plan, records, store, job.introduction, _command(), git_commit(), problems)
-    tables = [*report.write_tables(folder, plan, records), page.write_page(folder / "report.html", sweep, options.data)]
+    tables = [*report.write_tables(folder, plan, records), page.write_page(folder / "report.html", sweep, job.options.data)]
     save_json(folder / "sweep.json", {"sweep": plan.sweep, "profile": plan.profile, "base": plan.base.fields(),
                                       "seeds": sorted({r.trial.config.seed for r in records}),
                                       "trials": {r.trial.key: [r.trial.arm, r.status, r.reason] for r in records}})  # fmt: skip
@@ -260,17 +279,12 @@ def _sweep(job: _Job, console: Console) -> int:
     status = "FAILED" if statuses & {"failed", "skipped"} else "KILLED" if "open" in statuses else "FINISHED"
     tracker.close(
         status=status,
-        metrics=report.parent_metrics(records),
+        metrics=report.parent_metrics(plan, records),
         moment=max((record.evaluated for record in records), default=0.0),
         artifacts=[*tables, folder / "sweep.json"],
         summary=page.markdown(sweep),
     )
-    exit_code = _conclude(job, records, tables, tracker, outcome, console)
-    if ran:
-        from sweeps import scheduler
-
-        scheduler.disconnect()
-    return exit_code
+    return tables
 
 
 @dataclass
@@ -308,7 +322,8 @@ def _run(
         expected = cost.wall_time(plan, estimate.seconds, slots)
         console.print(
             f"{plan.sweep}: {len(plan.wanted)} trials, {len(plan.wanted) - len(open_keys)} done already, "
-            f"{len(open_keys)} to run, {slots} at once; about {duration(expected)}, by {estimate.basis}",
+            f"{len(open_keys)} to run{_trained_already(job, open_keys)}, {slots} at once; "
+            f"about {duration(expected)}, by {estimate.basis}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
         shared = scheduler.share(images)
@@ -336,6 +351,11 @@ def _run(
     return outcome, tracker
 
 
+def _trained_already(job: _Job, open_keys: list[str]) -> str:
+    trained = sum(job.store.is_trained(key) for key in open_keys)
+    return f" ({trained} of them trained already, to be evaluated)" if trained else ""
+
+
 def _show_plan(job: _Job, done: list[str], estimate: cost.Estimate, console: Console) -> None:
     plan = job.plan
     shown = Table(title=f"{plan.sweep}: {plan.grid.question}", title_justify="left")
@@ -349,7 +369,8 @@ def _show_plan(job: _Job, done: list[str], estimate: cost.Estimate, console: Con
         ]
         arm = " = ".join((trial.arm, *trial.aliases)) + (" (added)" if trial.added_for else "")
         seed = str(trial.config.seed) if trial.config.has_encoder else ""
-        state = "done" if key in done else "to evaluate" if job.store.is_trained(key) else "to do"
+        drawn = "done" if job.store.is_drawn(trial) else "to draw"
+        state = drawn if key in done else "to evaluate" if job.store.is_trained(key) else "to do"
         seconds = duration(estimate.seconds[key]) if key in estimate.seconds else ""
         shown.add_row(arm, seed, state, ", ".join(needs), "; ".join(differs), seconds)
     console.print(shown)
@@ -395,7 +416,9 @@ def _conclude(
     if outcome.interrupted:
         print(f"interrupted; continue with: {_command()}", file=sys.stderr)
         return INTERRUPTED
-    complete = all(record.status == "done" for record in records if record.trial.key in job.plan.wanted)
+    complete = all(
+        record.status == "done" and job.store.is_done(record.trial) for record in records if record.trial.key in job.plan.wanted
+    )
     return DONE if complete and not outcome.undrawn and not tracker.problem else FAILED
 
 

@@ -18,7 +18,7 @@ This module knows no torch: planning and reporting read the store without it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from core.config import digest
 from core.files import load_arrays, load_json, save_arrays, save_json, whole_file
 from evaluation.details import DETAILS, detail_ids
-from evaluation.evaluate import metric_ids
+from evaluation.evaluate import NOT_DEFINED, metric_ids
 from evaluation.figures import figure_ids
 from sweeps.plan import Trial
 
@@ -43,7 +43,7 @@ class Training:
     Attributes:
         history: one record for each epoch.
         pairs: statistics of the training pairs, or None.
-        seconds: time spent in training, in total and by this trial's own epochs; 0 for rows that train nothing.
+        seconds: time spent by this trial's own epochs, or in fitting PCA or eigenmaps; 0 for rows that do neither.
         epochs_trained: epochs trained for this trial; fewer than its epochs where it continued another.
         device: kind of device, e.g. "cpu (Intel ...)".
         threads: CPU threads.
@@ -70,6 +70,7 @@ class Result:
     value: float | None
     problem: str | None
     time: float
+    again: bool = False  # the problem is a defect of the metric or figure, which the next command tries again
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,12 @@ class Store:
 
     def missing(self, trial: Trial) -> dict[str, str]:
         """Names and ids of the metrics that a trial still lacks."""
-        known: Collection[str] = self.results(trial.key)
-        return {name: id_ for name, id_ in metric_ids(trial.anomalies).items() if id_ not in known}
+        known = self.results(trial.key)
+        return {
+            name: id_
+            for name, id_ in metric_ids(trial.anomalies).items()
+            if (result := known.get(id_)) is None or result.again
+        }
 
     def is_done(self, trial: Trial) -> bool:
         """Whether nothing is left to do in a trial's slot; its figures may still be to draw."""
@@ -155,8 +160,7 @@ class Store:
 
     def missing_details(self, trial: Trial, *, derived: bool = False) -> dict[str, str]:
         """Names and ids of the details that a trial still lacks: those of its slot, or those derived outside of it."""
-        ids = detail_ids(trial.anomalies)
-        return self._absent(trial.key, {n: i for n, i in ids.items() if bool(DETAILS[n.partition("/")[0]].derived) == derived})
+        return self._absent(trial.key, _details_of_slot(trial, derived=derived))
 
     def missing_figures(self, trial: Trial) -> dict[str, str]:
         """Names and ids of the figures that a trial still lacks."""
@@ -171,7 +175,9 @@ class Store:
         return {
             name: id_
             for name, id_ in ids.items()
-            if (result := known.get(id_)) is None or (result.value is not None and not self._file(key, id_).is_file())
+            if (result := known.get(id_)) is None
+            or result.again
+            or (result.value is not None and not self._file(key, id_).is_file())
         }
 
     def _file(self, key: str, id_: str) -> Path:
@@ -190,9 +196,13 @@ class Store:
     def make(self, key: str, id_: str, function: Callable[[], Mapping[str, NDArray[Any]] | bytes | None]) -> Result:
         """Makes and keeps a detail or a figure; where it is not defined, the result says why."""
         try:
-            return self._save_file(key, id_, function())
-        except (ValueError, ArithmeticError) as error:
-            return Result(None, f"{type(error).__name__}: {error}", time.time())
+            content = function()
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever one does, the others are made
+            again = not isinstance(error, NOT_DEFINED)
+            return Result(None, f"{type(error).__name__}: {error}", time.time(), again)
+        return self._save_file(key, id_, content)
 
     def detail(self, trial: Trial, name: str) -> dict[str, NDArray[Any]] | None:
         """A detail's arrays; None where it does not apply or is not there."""
@@ -251,11 +261,17 @@ class Store:
                 elif result.value is not None:
                     metrics[alias] = result.value
         evaluated = max((result.time for result in results.values()), default=0.0)
-        if training is not None and all(id_ in results for id_ in ids.values()) and not self.missing_details(trial):
+        if training is not None and {*ids.values(), *_details_of_slot(trial, derived=False).values()} <= set(results):
             return TrialRecord(trial, "done", training, metrics, problems, evaluated)
         failure = self.failure(trial.key)
         status = "skipped" if skipped else "failed" if failure else "open"
         return TrialRecord(trial, status, training, metrics, problems, evaluated, skipped or failure)
+
+
+def _details_of_slot(trial: Trial, *, derived: bool) -> dict[str, str]:
+    """Names and ids of a trial's details that are made in its slot, or of those derived outside of it."""
+    ids = detail_ids(trial.anomalies)
+    return {name: id_ for name, id_ in ids.items() if bool(DETAILS[name.partition("/")[0]].derived) == derived}
 
 
 def save_config(store: Store, trial: Trial, extra: Mapping[str, Any]) -> None:

@@ -195,6 +195,8 @@ class Tracker:
     def _arm_tags(trial: Trial) -> dict[str, str]:
         """What a child is called; may change when the grid gets other arms."""
         tags = {"arm": ", ".join((trial.arm, *trial.aliases)), "mlflow.runName": trial.title}
+        # A tag, for a param could not change when a further set is evaluated.
+        tags["anomaly_datasets"] = json.dumps(list(trial.anomalies))
         return tags | ({"added_for": ", ".join(trial.added_for)} if trial.added_for else {})
 
     def _log_params(self, run_id: str, config: Any, present: frozenset[str]) -> None:
@@ -338,7 +340,10 @@ class Tracker:
             return
         for name, path in files.items():
             with tempfile.TemporaryDirectory() as scratch:  # under a name for people, without what identifies it
-                copy = Path(scratch) / f"{re.sub(r'[^-.A-Za-z0-9]', '_', name)}.png"
+                plain = re.sub(r"[^-.A-Za-z0-9]", "_", name)
+                # Other names may come to the same plain one.
+                unlike = "" if plain == name.replace("/", "_", 1) else f"-{digest(name)[:6]}"
+                copy = Path(scratch) / f"{plain}{unlike}.png"
                 shutil.copyfile(path, copy)
                 self._client.log_artifact(child.run_id, str(copy), "figures")
         self._client.set_tag(child.run_id, "figures", said)
@@ -372,7 +377,7 @@ def _params(config: Any) -> dict[str, str]:
     fields = (
         dict.fromkeys(charts.WEIGHTS, 0.0)
         | config.outcome_fields()
-        | {"threads": config.threads, "anomaly_datasets": list(config.anomaly_datasets)}
+        | {"threads": config.threads}
     )
     if config.needs_parent and config.parent is not None:
         own = config.parent.outcome_fields()

@@ -61,7 +61,10 @@ def run_trial(
             evaluation = evaluate(evidence, list(missing))
             now = time.time()
             results = {missing[name]: Result(value, None, now) for name, value in evaluation.values.items()}
-            results |= {missing[name]: Result(None, problem, now) for name, problem in evaluation.problems.items()}
+            results |= {
+                missing[name]: Result(None, problem, now, name in evaluation.defects)
+                for name, problem in evaluation.problems.items()
+            }
             for name, id_ in missing_details.items():
                 results[id_] = store.make(trial.key, id_, partial(details.compute, name, evidence))
             store.save_results(trial.key, results)
@@ -87,10 +90,12 @@ def _train(
     if not config.trained:
         if config.method == "untrained":
             _save_tensors(folder / "encoder.pt", untrained_encoder(config, images.of(config)).state_dict())
+        started = time.perf_counter()
         state = fit(config, images.of(config))
+        seconds = time.perf_counter() - started if state else 0.0
         if state:
             save_arrays(folder / "fitted.npz", state)
-        store.save_training(trial.key, _training((), None, 0, 0, device, config))
+        store.save_training(trial.key, _training((), None, seconds, 0, device, config))
         return
 
     parent = None
@@ -132,7 +137,8 @@ def _training(
         epochs_trained=epochs_trained,
         device=device_kind(device),
         threads=config.threads,
-        versions={name: version(name) for name in ("torch", "numpy", "scikit-learn")},
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")},
         finished=time.time(),
     )
 

@@ -10,7 +10,7 @@ from sklearn.neighbors import kneighbors_graph
 
 from core.datasets import Splits
 from evaluation.baselines import embedder, fit
-from evaluation.eigenmaps import Eigenmaps, extend, laplacian_eigenmaps
+from evaluation.eigenmaps import LEAST_EIGENVALUE, Eigenmaps, extend, laplacian_eigenmaps
 from tests.conftest import image_set, tiny_config
 from tests.evaluation.test_numbers import blobs
 
@@ -74,10 +74,17 @@ def test_new_points_get_their_neighbours_mean_over_the_eigenvalue() -> None:
         np.testing.assert_allclose(place, found.embedding[nearest].mean(axis=0) / found.eigenvalues, rtol=1e-4, atol=1e-5)
 
 
-def test_a_dimension_without_extension_is_refused() -> None:
-    points, _ = blobs(20)
-    with pytest.raises(ValueError, match="not positive"):
-        extend(points, Eigenmaps(np.ones((20, 1), np.float32), np.array([-0.1]), 0), points, 3)
+def test_dimensions_that_vary_from_point_to_point_are_left_out() -> None:
+    points, _ = blobs(40, seed=3)
+    found = laplacian_eigenmaps(points, 30, 5)
+    kept = found.embedding.shape[1]
+    assert 1 <= kept < 30 and len(found.eigenvalues) == kept and (found.eigenvalues >= LEAST_EIGENVALUE).all()
+    graph = graph_of(points, 5)
+    assert_solves(points, found, graph)
+    degrees = graph.sum(axis=1)
+    assert kept == ((1 - eigh(np.diag(degrees) - graph, np.diag(degrees), eigvals_only=True))[1:31] >= LEAST_EIGENVALUE).sum()
+    with pytest.raises(ValueError, match="no eigenvalue"):
+        laplacian_eigenmaps(points[:5], 2, 4)
 
 
 def test_duplicates_do_no_harm() -> None:
