@@ -78,7 +78,12 @@ def scatter(axes: Axes, points: NDArray[Any], labels: NDArray[np.int64], *, size
     for label in np.unique(labels):
         members = points[labels == label]
         axes.scatter(
-            members[:, 0], members[:, 1], s=size, linewidths=0, alpha=0.6, c=colour(int(label)),
+            members[:, 0],
+            members[:, 1],
+            s=size,
+            linewidths=0,
+            alpha=0.6,
+            c=colour(int(label)),
             marker=mark(int(label)) if marks else "o",
         )
     axes.set_xticks([])

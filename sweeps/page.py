@@ -337,8 +337,11 @@ def _run(sweep: Sweep, seeds: Sequence[int]) -> list[tuple[str, str]]:
         ("anomalies", "; ".join(sets) or "none"),
         ("hardware", "; ".join(devices) + (" (different kinds of device)" if len(devices) > 1 else "")),
         ("threads a trial", ", ".join(map(str, sorted({training.threads for training in trained})))),
-        ("versions", ", ".join(f"{package} {'/'.join(sorted(which))}" for package, which in sorted(versions.items()))
-         + f"; driver: ray {version('ray')}, mlflow {version('mlflow')}"),
+        (
+            "versions",
+            ", ".join(f"{package} {'/'.join(sorted(which))}" for package, which in sorted(versions.items()))
+            + f"; driver: ray {version('ray')}, mlflow {version('mlflow')}",
+        ),
         ("training and fits", f"{cost}, without evaluation; {epochs} epochs in {trials} trials"),
         ("code", sweep.commit or "not a git checkout"),
     ]

@@ -147,9 +147,7 @@ class Store:
         """Names and ids of the metrics that a trial still lacks."""
         known = self.results(trial.key)
         return {
-            name: id_
-            for name, id_ in metric_ids(trial.anomalies).items()
-            if (result := known.get(id_)) is None or result.again
+            name: id_ for name, id_ in metric_ids(trial.anomalies).items() if (result := known.get(id_)) is None or result.again
         }
 
     def is_done(self, trial: Trial) -> bool:

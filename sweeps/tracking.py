@@ -374,11 +374,7 @@ def _params(config: Any) -> dict[str, str]:
 
     Where there is no VICReg loss its weights are 0: MLflow's plots would draw a run that lacks a param just above the highest.
     """
-    fields = (
-        dict.fromkeys(charts.WEIGHTS, 0.0)
-        | config.outcome_fields()
-        | {"threads": config.threads}
-    )
+    fields = dict.fromkeys(charts.WEIGHTS, 0.0) | config.outcome_fields() | {"threads": config.threads}
     if config.needs_parent and config.parent is not None:
         own = config.parent.outcome_fields()
         fields["parent"] = {name: value for name, value in own.items() if fields.get(name) != value}

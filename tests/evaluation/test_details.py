@@ -244,3 +244,13 @@ def test_comparisons_of_nothing_are_left_out(arms: list[Arm], material: Material
     assert comparisons.curves(empty) is None and comparisons.rocs(empty, "far") is None
     assert comparisons.invariances(empty) is None and comparisons.projections(empty, "tsne", "abcd") is None
     assert comparisons.retrievals(empty, material.images, 0) is None
+
+
+def test_a_single_dimension_is_placed_and_drawn(material: Material) -> None:
+    points = np.random.default_rng(0).normal(size=(100, 1)).astype(np.float32)
+    projection = {"test": points, "variance_share": np.ones(1), "test_labels": material.details["projection"]["test_labels"],
+                  "centers": points[:4]}  # fmt: skip
+    tsne = derive("tsne", {"projection": projection})
+    assert tsne is not None and tsne["test"].shape == (100, 2)
+    flat = Material(**{**vars(material), "details": {**material.details, "projection": projection, "tsne": tsne}})
+    assert draw("projections", flat) is not None

@@ -216,3 +216,19 @@ def test_ranks_of_known_representations() -> None:
     s = np.linalg.svd(wide.astype(np.float64), compute_uv=False)
     p = s / s.sum() + 1e-7
     assert spectrum.rankme(wide) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-6)
+
+
+def test_equal_points_are_at_no_distance_whatever_float32_made_of_them() -> None:
+    """An encoder's outputs for one image differ in their last bits between batches of two sizes."""
+    point = np.random.default_rng(0).normal(size=(1, 64)).astype(np.float32)
+    train = np.repeat(point, 50, axis=0)
+    assert (anomaly.scores(train, np.repeat(np.nextafter(point, np.float32(9)), 5, axis=0)) == 0).all()
+    assert (anomaly.scores(train, np.repeat(point * np.float32(1.0001), 5, axis=0)) > 0).all()
+
+
+def test_distinct_farthest_counts_of_as_many_as_there_could_be() -> None:
+    hubs = np.concatenate([np.zeros((95, 2)), 100 + np.arange(10).reshape(5, 2)]).astype(np.float32)
+    queries = np.random.default_rng(1).normal(size=(40, 2)).astype(np.float32)
+    assert retrieval.distinct_farthest(hubs, queries) == 5 / 100
+    few = np.arange(10, dtype=np.float32).reshape(5, 2)
+    assert retrieval.distinct_farthest(few, queries) == 1.0, "all five are among the five most distant of any"

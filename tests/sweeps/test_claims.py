@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_facts_follow_from_what_was_trained(tmp_path: Path) -> None:
     assert facts["n"].facts["anchor augmented"] == "no" and facts["raw"].facts["optimiser steps"] == ""
     assert facts["s"].facts["views"] == "160"
     assert facts["z"].fields == {"mu": ("25", "0")} and facts["z"].differing == 1
-    assert facts["n"].differing == 2 and facts["na"].differing == 1, "pairing, and that nothing is augmented"
+    assert facts["n"].differing == 2 and facts["na"].differing == 1, "the pairing, and that nothing is augmented"
     assert facts["n"].fields["augmentation"] == ("as in base", "none")
 
 
@@ -167,3 +168,31 @@ def test_agreement_is_spearmans_with_and_without_collapsed_arms(tmp_path: Path) 
     assert row.arms == 7 and row.everything == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic)
     sound = [pair for name, pair in zip(names, pairs, strict=True) if name != "a0"]
     assert row.sound_arms == 6 and row.sound == pytest.approx(spearmanr(*zip(*sound, strict=True)).statistic)
+
+
+def test_differences_are_counted_by_entry_and_what_a_field_implies_is_not_counted_again(tmp_path: Path) -> None:
+    arms = {
+        "shorter": {"epochs": 1}, "bare": {"augmentation": {"crop": None, "hue": 0}}, "raw": {"method": "raw-pixels"},
+        "random": {"pairing": "random"}, "same": {}, "n": {"pairing": "neighbors", "parent": {"mu": 1, "nu": 0}},
+    }  # fmt: skip
+    plan = tiny_plan(tmp_path, arms)
+    values = {name: {"probe_accuracy": [0.5]} for name in ("base", *arms)}
+    found = records(plan, values)
+    for i, record in enumerate(found):
+        assert record.training is not None
+        if record.trial.arm == "shorter":
+            found[i] = replace(record, training=replace(record.training, history=record.training.history[:1]))
+        if record.trial.arm == "random":
+            found[i] = replace(record, training=replace(record.training, pairs={"label_purity": 0.1, "distinct_partners": 7}))
+    summaries = summarize(found)
+    facts = {f.arm: f for f in facts_of(summaries, {r.trial.key: r for r in found})}
+    assert facts["shorter"].differing == 1 and facts["shorter"].facts["optimiser steps"] == "5"
+    # crop and its ratio, and hue
+    assert facts["bare"].differing == 3 and facts["raw"].differing is None and facts["same"].differing == 0
+    assert facts["random"].differing == 2, "the pairing, and the purity that no field states"
+    assert facts["n"].differing == 4, "pairing, nothing augmented, and two fields of the parent"
+    by_arm = {s.arm: s for s in summaries}
+    said = {name: answer(by_arm[name], by_arm["base"], facts[name], "probe_accuracy") for name in arms}
+    assert said["same"].startswith("the same trial as base") and "equal to base" in said["bare"]
+    assert "another method" in said["raw"] and "differs from base in 3 things" in said["bare"]
+    assert "things" not in said["shorter"]

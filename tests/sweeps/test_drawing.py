@@ -11,7 +11,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure as MplFigure
 from mlflow import MlflowClient
-from PIL import Image
 
 from core.datasets import ImageSet, Splits
 from evaluation.details import DETAILS, Detail
@@ -261,7 +260,6 @@ def test_the_page_is_written_again_only_when_it_says_something_else(
     assert write() == first
     run_trial(arm(plan, "z"), images, tmp_path)
     assert write() != first
-    assert Image.MIME["PNG"] == "image/png"
 
 
 def test_the_latex_table_escapes_what_latex_would_read(tmp_path: Path, images: Images) -> None:
@@ -273,3 +271,100 @@ def test_the_latex_table_escapes_what_latex_would_read(tmp_path: Path, images: I
     text = path.read_text()
     assert r"50\%\_a\&b & 2 &" in text and r"$\pm$" in text and text.count(r"\\") == 3
     assert text.count("&") - text.count(r"\&") == 3 * (len(report.COLUMNS) + 1)
+
+
+# -- defects -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_defect_of_one_metric_detail_or_figure_leaves_the_others_and_is_tried_again(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
+    trial = arm(plan, "base")
+
+    def broken(_: Any) -> Any:
+        raise KeyError("oh")
+
+    monkeypatch.setitem(METRICS, "new", Metric(broken, None, "a new one"))
+    monkeypatch.setitem(DETAILS, "new", Detail(broken, "a new one"))
+    monkeypatch.setitem(FIGURES, "new", Figure(broken, "a new one"))
+    run_trial(trial, images, tmp_path)
+    draw_trial(trial, images, tmp_path)
+    record = store.record(trial)
+    assert record.status == "done" and "probe_accuracy" in record.metrics and len(store.figures(trial)) == len(FIGURES) - 1
+    assert record.problems == {"new": "KeyError: 'oh'"} and set(store.problems(trial)) == {"detail new", "figure new"}
+    assert set(store.missing(trial)) == set(store.missing_details(trial)) == set(store.missing_figures(trial)) == {"new"}
+    assert not store.is_done(trial) and not store.is_drawn(trial)
+    monkeypatch.setitem(METRICS, "new", Metric(lambda _: 0.5, None, "a new one"))
+    monkeypatch.setitem(DETAILS, "new", Detail(lambda _: None, "a new one"))
+    monkeypatch.setitem(FIGURES, "new", Figure(lambda _: None, "a new one"))
+    monkeypatch.setattr("sweeps.trial.train", None)
+    run_trial(trial, images, tmp_path)
+    draw_trial(trial, images, tmp_path)
+    assert store.record(trial).metrics["new"] == 0.5 and store.is_done(trial) and store.is_drawn(trial)
+    assert store.record(trial).problems == {} == store.problems(trial)
+
+
+def test_a_figure_of_each_anomaly_set_may_need_any_detail_of_it(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
+    trial = arm(plan, "base")
+    margins = Detail(lambda e: {"margin": e.anomaly_scores - e.test_scores.mean()}, "margins", per_anomaly_set=True)
+
+    def draw_margins(m: Material, which: str) -> MplFigure:
+        figure = MplFigure()
+        figure.subplots().hist(m.details[f"margins/{which}"]["margin"])
+        return figure
+
+    monkeypatch.setitem(DETAILS, "margins", margins)
+    monkeypatch.setitem(FIGURES, "margins", Figure(draw_margins, "margins", ("margins",), per_anomaly_set=True))
+    run_trial(trial, images, tmp_path)
+    draw_trial(trial, images, tmp_path)
+    assert "margins/digits-m-patches" in store.figures(trial)
+
+
+def test_one_figure_that_cannot_be_drawn_does_not_take_the_page_with_it(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store = tiny_plan(tmp_path, {"$z": {"mu": 0}}), Store(tmp_path)
+    for trial in plan.trials.values():
+        run_trial(trial, images, tmp_path)
+    records = [store.record(trial) for trial in plan.trials.values()]
+    sweep = page.Sweep(plan, records, store, "p", "c", None, ())
+    whole = page._render("report.html.j2", page._content(sweep, images))
+    assert "not drawn" not in whole
+
+    def broken(*_: Any) -> None:
+        raise KeyError("oh")
+
+    monkeypatch.setattr("evaluation.comparisons.invariances", broken)
+    text = page._render("report.html.j2", page._content(sweep, images))
+    assert "invariances by arm: not drawn, KeyError" in text and text.count("<img") == whole.count("<img") - 1
+
+
+@pytest.mark.parametrize(("base", "said", "unsaid"), [
+    ({}, "with VICReg (Bardes", "The base arm is"),
+    ({"method": "supervised"}, "The base arm is the same encoder trained with the labels", "with VICReg (Bardes"),
+    ({"method": "pca"}, "The base arm is principal components", "with VICReg (Bardes"),
+    ({"pairing": "pixel-neighbors"}, "views: the images as they are", "views: crop"),
+])  # fmt: skip
+def test_the_methods_describe_the_base_that_there_is(
+    base: dict[str, Any], said: str, unsaid: str, tmp_path: Path, images: Images
+) -> None:
+    plan = tiny_plan(tmp_path, {"base": base, "other": {"method": "untrained"}})
+    records = [Store(tmp_path).record(trial) for trial in plan.trials.values()]
+    text = page._methods(page.Sweep(plan, records, Store(tmp_path), "p", "c", None, ()), [0], images)
+    assert said in text and unsaid not in text and "80 train images" in text
+
+
+def test_the_primary_metric_leads_the_tables(tmp_path: Path, images: Images) -> None:
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
+    plan = replace(plan, grid=plan.grid.model_copy(update={"primary": "nmi", "question": "one\ntwo | <three>"}))
+    run_trial(arm(plan, "base"), images, tmp_path)
+    records = [store.record(trial) for trial in plan.trials.values()]
+    assert report.columns_of(plan)[0] == "nmi" and "base/nmi" in report.parent_metrics(plan, records)
+    text = report.latex(plan, report.summarize(records))
+    assert all(line.startswith(("%", "\\")) or "&" in line for line in text.splitlines())
+    said = page.markdown(page.Sweep(plan, records, store, "p", "c", None, ()))
+    assert said.startswith(r"**one two \| \<three\>**") and "| arm | n | nmi |" in said

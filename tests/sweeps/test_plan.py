@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from core.errors import InputError
 from sweeps.grid import Grid, expand_arms, list_grids, load_grid, parse_settings, select_arms
@@ -45,7 +46,7 @@ def test_grids_that_come_with_the_program_are_sound(name: str, profile: str, tmp
 def test_the_ablations_are_the_studies() -> None:
     assert list(expand_arms(load_grid("ablations"))) == [
         "base", "no-variance", "no-invariance", "no-covariance", "invariance-only", "neighbors", "neighbors+augment", "class",
-        "random", "raw-pixels", "untrained",
+        "random", "raw-pixels", "pca", "laplacian-eigenmaps", "untrained", "supervised",
     ]  # fmt: skip
 
 
@@ -268,5 +269,41 @@ def test_a_dry_run_loads_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
-    assert "neighbors+augment" in done.stdout and "11 trials, 0 done already" in done.stdout
+    assert "neighbors+augment" in done.stdout and "14 trials, 0 done already" in done.stdout
     assert not (tmp_path / "new").exists(), "nothing is written"
+
+
+def test_a_further_anomaly_set_extends_a_sweep_and_another_headline_makes_one(tmp_path: Path) -> None:
+    grid = Grid(name="g", question="q", arms={"z": {"mu": 0}})
+
+    def sweep(*sets: str) -> str:
+        return make_plan(
+            grid, "digits-m", settings={"anomaly_datasets": list(sets)}, seeds=(0,), arms=None, data_dir=tmp_path, gpu=False,
+            cpu_flags=frozenset(),
+        ).sweep  # fmt: skip
+
+    assert sweep("digits-m-black") == sweep("digits-m-black", "digits-m-patches") != sweep("digits-m-patches")
+
+
+@pytest.mark.parametrize(("content", "named"), [
+    ({"claims": ["probe_accuracy: base > neighbour"]}, "claims: 'probe_accuracy: base > neighbour': 'neighbour' is no arm"),
+    ({"claims": [{"sourc": "x", "claim": "nmi: base > z"}]}, "claims.0.sourc"),
+    ({"claims": [3]}, "claims.0.claim"),
+    ({"published": {"A": {"values": {"y": {"nmi": 0.1}}}}}, "published.A: 'y' is no arm"),
+    ({"published": {"A": {"values": {"z": {"nmii": 0.1}}}}}, "'nmii' is no metric (did you mean 'nmi'?)"),
+    ({"published": {"A": {"values": {"z": {"nmi/mnist": 0.1}}}}}, "'nmi/mnist' is no metric"),
+    ({"published": {"A": {"values": {"z": {"nmi": float("nan")}}}}}, "published.A.values.z.nmi"),
+    ({"published": {"A": {"setting": {"dataste": "x"}, "values": {}}}}, "'dataste' is no field (did you mean 'dataset'?)"),
+])  # fmt: skip
+def test_claims_and_published_figures_are_checked(content: dict[str, object], named: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(yaml.safe_dump({"question": "q", "arms": {"z": {"mu": 0}}, **content}))
+    with pytest.raises(InputError) as error:
+        load_grid(str(path))
+    assert named in str(error.value)
+
+
+def test_a_claim_without_quotation_marks_is_understood(tmp_path: Path) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text("question: q\narms: {z: {mu: 0}}\nclaims:\n  - nmi: base > z\n  - claim: 'ari: base > z'\n    source: A\n")
+    assert [(c.claim, c.source) for c in load_grid(str(path)).claims] == [("nmi: base > z", ""), ("ari: base > z", "A")]

@@ -145,6 +145,17 @@ def test_a_sweep_its_repetition_and_a_second_grid_that_shares_trials(tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("*.*")} == stamps
     assert {name: r.info.run_id for name, r in children(storage).items()} == {n: r.info.run_id for n, r in before.items()}
 
+    more = '["digits-m-patches", "digits-m-black"]'
+    done = run(cache, "--grid", first, "--storage", storage, "--set", f"anomaly_datasets={more}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 to run (3 of them trained already, to be evaluated)" in done.stdout
+    extended = children(storage)
+    assert {name: r.info.run_id for name, r in extended.items()} == {n: r.info.run_id for n, r in before.items()}
+    assert all("anomaly_auc/digits-m-black" in r.data.metrics for r in extended.values())
+    assert "digits-m-black" in next(storage.glob("sweeps/tiny-*/report.html")).read_text()
+    trained = {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("trained.json")}
+    assert trained.items() <= stamps.items(), "nothing was trained again"
+
     second = tmp_path / "other.yaml"
     second.write_text(yaml.safe_dump({"question": "and this?", "base": BASE, "arms": {"z": {"mu": 0}}}))
     done = run(cache, "--grid", second, "--storage", storage)

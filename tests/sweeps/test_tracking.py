@@ -289,6 +289,7 @@ def test_every_child_has_the_weights_and_the_sweep_a_view_of_them(tmp_path: Path
     tags = client.get_experiment(parent.info.experiment_id).tags
     view = json.loads(tags[f"mlflow.sharedViewState.{plan.sweep}"])
     state = json.loads(view["state"])
-    assert plan.sweep in state["searchFilter"] and state["compareRunCharts"][0]["selectedParams"] == ["mu", "lambda", "nu"]
+    assert plan.sweep in state["searchFilter"]
+    assert state["compareRunCharts"][0]["selectedParams"] == ["method", "mu", "lambda", "nu"]
     again = client.search_runs([parent.info.experiment_id], state["searchFilter"])
     assert {run.info.run_id for run in again} == {run.info.run_id for run in children.values()}
