@@ -22,6 +22,7 @@ from core.datasets import (
     split_validation,
 )
 from core.errors import InputError
+from core.files import save_arrays
 from core.images import decode, to_rgb32
 
 
@@ -323,3 +324,32 @@ def test_real_cifar10_and_mnist_as_folders(real_data: Path, data_dir: Path) -> N
     digits = load_anomalies(f"folder:{real_data / 'mnist'}", data_dir)
     assert digits.images.shape == (10_000, 3, 32, 32)
     assert np.array_equal(digits.images[:, 0], digits.images[:, 1])
+
+
+def test_digits_m_knows_what_its_images_were_made_from(tmp_path: Path) -> None:
+    made = digits_m._render("test", on_black=True)
+    size, position = made.factors["size"][:, 0], made.factors["position"]
+    assert size.min() >= 20 and size.max() <= 28 and len(np.unique(size)) == 9
+    for image, side, (down, right) in zip(made.images[:200], size, position, strict=False):
+        rows, columns = (np.flatnonzero(image.any(axis=(0, other))) for other in (2, 1))
+        assert down - side / 2 <= rows.min() and rows.max() < down + side / 2
+        assert right - side / 2 <= columns.min() and columns.max() < right + side / 2
+    # A digit touches the upper and the lower border of its square.
+    first = np.array([np.flatnonzero(image.any(axis=(0, 2)))[[0, -1]].mean() + 0.5 for image in made.images])
+    assert np.abs(first - position[:, 0]).mean() < 1
+    test = load("digits-m", tmp_path, "test")
+    assert test.factors is not None and set(test.factors) == set(digits_m.FACTORS)
+    np.testing.assert_array_equal(test.factors["position"], position)
+    shown = test.images[:, :, [0, -1], :].mean(axis=(2, 3)) / 255  # mostly background
+    assert all(np.corrcoef(shown[:, c], test.factors["background_colour"][:, c])[0, 1] > 0.9 for c in range(3))
+    some = test.take(np.array([5, 3]))
+    assert some.factors is not None
+    np.testing.assert_array_equal(some.factors["size"], test.factors["size"][[5, 3]])
+
+
+def test_a_digits_m_cache_of_before_gets_its_factors(tmp_path: Path) -> None:
+    images = load("digits-m", tmp_path, "test")
+    path = next(tmp_path.glob("digits-m-*-test.npz"))
+    save_arrays(path, {"images": images.images, "labels": images.labels, "groups": images.labels})
+    again = load("digits-m", tmp_path, "test")
+    assert again.factors is not None and set(again.factors) == set(digits_m.FACTORS)
