@@ -224,9 +224,10 @@ def test_a_fresh_process_without_this_package_loads_the_encoder_that_was_evaluat
     trial = arm(plan, "base")
     run_trial(trial, images, tmp_path)
     tell(plan, tmp_path, uri)
+    client = MlflowClient(uri)
+    client.set_tag(runs(uri)[1]["base"].info.run_id, "said", "something else")
     tell(plan, tmp_path, uri)
     run = runs(uri)[1]["base"]
-    client = MlflowClient(uri)
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert model.name == "encoder" and model.source_run_id == run.info.run_id, "said twice, logged once"
     assert runs(uri)[1]["base"].info.status == "FINISHED"

@@ -1,0 +1,98 @@
+"""The statistics against scipy, definitions written out, and simulation with a known truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr, ttest_1samp, ttest_rel
+
+from sweeps.contrasts import POWER, bootstrap_error, contrasts, detectable, holm
+from sweeps.report import summarize
+from tests.sweeps.test_claims import records
+from tests.sweeps.test_engine import tiny_plan
+
+ARMS = {"z": {"mu": 0}, "n": {"pairing": "neighbors"}, "raw": {"method": "raw-pixels"}, "same": {}}
+BASE = [0.50, 0.52, 0.49, 0.55, 0.51]
+
+
+def found(tmp_path: Path, values: dict[str, list[float]], margin: float = 0.01, **more: Any) -> dict[str, Any]:
+    plan = tiny_plan(tmp_path, ARMS, seeds=tuple(range(len(values["base"]))))
+    summaries = summarize(records(plan, {arm: {"nmi": numbers} for arm, numbers in values.items()}))
+    return {contrast.arm: contrast for contrast in contrasts(summaries, "nmi", margin, **more)}
+
+
+def test_contrasts_are_scipys_paired_tests_corrected_over_the_arms(tmp_path: Path) -> None:
+    low, near = [0.41, 0.40, 0.42, 0.44, 0.40], [0.47, 0.53, 0.47, 0.54, 0.48]
+    got = found(tmp_path, {"base": BASE, "z": low, "n": near, "raw": [0.3]})
+    assert set(got) == {"z", "n", "raw"}, "an arm that is the same trial as base is no contrast"
+    p = {
+        "z": ttest_rel(low, BASE).pvalue,
+        "n": ttest_rel(near, BASE).pvalue,
+        "raw": ttest_1samp(np.subtract(0.3, BASE), 0).pvalue,
+    }
+    for name, contrast in got.items():
+        assert contrast.n == 5 and contrast.p == pytest.approx(p[name], rel=1e-9)
+    interval = ttest_rel(low, BASE).confidence_interval(0.95)
+    assert got["z"].interval == pytest.approx((interval.low, interval.high), rel=1e-9)
+    assert got["z"].correlation == pytest.approx(pearsonr(low, BASE).statistic) and got["raw"].correlation is None
+    ordered = sorted(p, key=lambda name: p[name])
+    assert got[ordered[0]].p_holm == pytest.approx(3 * p[ordered[0]])
+    assert got[ordered[2]].p_holm == pytest.approx(max(p[ordered[2]], 2 * p[ordered[1]], 3 * p[ordered[0]]))
+    assert (got["z"].verdict, got["n"].verdict, got["raw"].verdict) == ("lower", "undecided", "lower")
+
+
+@pytest.mark.parametrize(("shift", "spread", "margin", "verdict"), [
+    (0.1, 0.01, 0.01, "higher"), (-0.1, 0.01, 0.01, "lower"), (0.0, 0.002, 0.01, "equivalent"), (0.0, 0.05, 0.01, "undecided"),
+    (0.004, 0.0005, 0.01, "equivalent"), (0.004, 0.0005, 0.001, "higher"),
+])  # fmt: skip
+def test_verdicts(shift: float, spread: float, margin: float, verdict: str, tmp_path: Path) -> None:
+    noise = spread * np.array([-1.0, 0.6, 0.9, -0.7, 0.2])
+    got = found(tmp_path, {"base": BASE, "z": list(np.add(BASE, shift + noise - noise.mean()))}, margin)
+    assert got["z"].verdict == verdict
+
+
+def test_with_one_seed_nothing_is_claimed(tmp_path: Path) -> None:
+    got = found(tmp_path, {"base": [0.5], "z": [0.1]})
+    assert got["z"].verdict == "one seed" and got["z"].p is None and got["z"].difference == pytest.approx(-0.4)
+    assert got["n"].verdict == "no result"
+
+
+def test_holms_correction_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_the_detectable_difference_is_found_as_often_as_stated() -> None:
+    draw = np.random.default_rng(0)
+    for n in (3, 5, 10):
+        shift = detectable(2.0, n)
+        samples = draw.normal(shift, 2.0, size=(20_000, n))
+        assert np.mean(ttest_1samp(samples, 0, axis=1).pvalue < 0.05) == pytest.approx(POWER, abs=0.012)
+
+
+def test_intervals_cover_and_verdicts_err_as_often_as_stated(tmp_path: Path) -> None:
+    """Three arms equal to base in truth: the 95 % interval covers zero, and any false verdict is as rare as Holm promises."""
+    draw = np.random.default_rng(1)
+    plan = tiny_plan(tmp_path, {"z": {"mu": 0}, "n": {"pairing": "neighbors"}, "m": {"mu": 1}}, seeds=tuple(range(5)))
+    covered, wrong, runs = 0, 0, 1500
+    for _ in range(runs):
+        base = draw.normal(0.5, 0.02, 5)
+        values = {"base": {"nmi": list(base)}} | {arm: {"nmi": list(base + draw.normal(0, 0.02, 5))} for arm in ("z", "n", "m")}
+        got = contrasts(summarize(records(plan, values)), "nmi", 0.0)
+        covered += sum(c.interval is not None and c.interval[0] <= 0 <= c.interval[1] for c in got)
+        wrong += any(c.verdict in ("higher", "lower") for c in got)
+    assert covered / (3 * runs) == pytest.approx(0.95, abs=0.012)
+    assert wrong / runs < 0.05 + 0.015
+
+
+def test_the_bootstraps_error_is_that_of_a_mean_and_respects_groups() -> None:
+    draw = np.random.default_rng(2)
+    alone = draw.normal(size=900)
+    assert bootstrap_error(alone) == pytest.approx(alone.std() / 30, rel=0.06)
+    groups = np.repeat(np.arange(300), 3)
+    together = np.repeat(draw.normal(size=300), 3)
+    assert bootstrap_error(together, groups) == pytest.approx(together.std() / np.sqrt(300), rel=0.06)
+    assert bootstrap_error(together) < 0.7 * bootstrap_error(together, groups), "as if they were single images"
