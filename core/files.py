@@ -33,6 +33,22 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Within the block no other process of this machine is within one for the same file; waits for its turn.
+
+    A lock of the operating system (flock): it is free at once when its process dies, however that dies. Where the file system
+    knows no locks, nothing is locked; files are whole all the same, and at worst something is made twice.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def save_json(path: Path, content: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     with whole_file(path) as temporary:

@@ -59,7 +59,8 @@ def _representations(e: Evidence) -> Arrays | None:
 
 
 def _predictions(e: Evidence) -> Arrays:
-    return {"test": e.probe.predictions, "test_labels": e.test.labels}
+    groups = None if e.images is None else e.images.test.groups
+    return {"test": e.probe.predictions, "test_labels": e.test.labels} | ({} if groups is None else {"test_groups": groups})
 
 
 def _anomalies(e: AnomalyEvidence) -> Arrays:
@@ -144,7 +145,9 @@ def _tsne(others: Mapping[str, Arrays]) -> Arrays:
 
 DETAILS: dict[str, Detail] = {
     "representations": Detail(_representations, "representations of train, validation and test images, with labels"),
-    "predictions": Detail(_predictions, "the class that the probe predicts for each test image"),
+    "predictions": Detail(
+        _predictions, "the class that the probe predicts for each test image, and the source that images share", version=2
+    ),
     "projection": Detail(_projection, "test representations on their principal axes, and the axes' shares of variance"),
     "clusters": Detail(_clusters, "each image's k-means cluster, and how many train images of each class are in it"),
     "retrieval": Detail(_retrieval, "the nearest and most distant train images of one test image of each class"),

@@ -6,17 +6,23 @@ p-values are corrected over the arms by Holm's method. Other metrics than the pr
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.files import whole_file
 from sweeps.claims import LEVEL, by_seed, paired_differences, paired_t
 from sweeps.grid import BASE
+from sweeps.plan import Plan
 from sweeps.report import ArmSummary
+from sweeps.store import Store
 
 Verdict = Literal["higher", "lower", "equivalent", "undecided", "one seed", "no result"]
 
@@ -157,3 +163,65 @@ def bootstrap_error(differences: NDArray[np.float64], groups: NDArray[np.int64] 
     sums, counts = np.bincount(index, differences), np.bincount(index)
     draws = np.random.Generator(np.random.Philox(key=0)).integers(len(sums), size=(_RESAMPLES, len(sums)))
     return float((sums[draws].sum(axis=1) / counts[draws].sum(axis=1)).std(ddof=1))
+
+
+def test_set_errors(summaries: Sequence[ArmSummary], store: Store) -> dict[str, float]:
+    """Arm -> standard error that the finite test set leaves in its difference to base in probe accuracy.
+
+    By :func:`bootstrap_error`. An image's difference is how much more often the arm than base named it rightly, mean over the
+    seeds that both have; images rendered from one source are drawn together.
+    """
+    base = next((summary for summary in summaries if summary.arm == BASE), None)
+    theirs = {} if base is None else _right(base, store)
+    errors = {}
+    for summary in summaries:
+        mine = _right(summary, store)
+        seeds = sorted({seed for side in (mine, theirs) for seed in side if seed is not None})
+        pairs = [(mine.get(seed, mine.get(None)), theirs.get(seed, theirs.get(None))) for seed in seeds]
+        differences = [one[0] - other[0] for one, other in pairs if one is not None and other is not None]
+        if summary.arm != BASE and differences:
+            groups = next(one[1] for one, other in pairs if one is not None and other is not None)
+            errors[summary.arm] = bootstrap_error(np.mean(differences, axis=0), groups)
+    return errors
+
+
+def _right(summary: ArmSummary, store: Store) -> dict[int | None, tuple[NDArray[np.float64], NDArray[np.int64] | None]]:
+    """Seed -> whether each test image was named rightly, and the images' sources; under None for an arm without seeds."""
+    found = {}
+    for record in summary.records:
+        kept = store.detail(record.trial, "predictions") if record.status == "done" else None
+        if kept is not None:
+            right = (kept["test"] == kept["test_labels"]).astype(np.float64)
+            found[record.trial.config.seed if record.trial.config.has_encoder else None] = right, kept.get("test_groups")
+    return found
+
+
+def of_sweep(plan: Plan, summaries: Sequence[ArmSummary], store: Store) -> list[Contrast]:
+    """The contrasts of a sweep on its grid's primary metric, with its margin."""
+    errors = test_set_errors(summaries, store) if plan.grid.primary == "probe_accuracy" else {}
+    return contrasts(summaries, plan.grid.primary, plan.grid.margin, errors)
+
+
+def write(path: Path, found: Sequence[Contrast]) -> Path:
+    """Writes the contrasts as CSV, one arm a row; returns the path."""
+    names = [field.name for field in fields(Contrast)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for contrast in found:
+        values = [getattr(contrast, name) for name in names]
+        writer.writerow(["" if v is None else " to ".join(map(repr, v)) if isinstance(v, tuple) else v for v in values])
+    with whole_file(path) as temporary:
+        temporary.write_text(text.getvalue())
+    return path
+
+
+def parent_metrics(found: Sequence[Contrast], metric: str) -> dict[str, float]:
+    """The contrasts as metrics of the sweep's parent run."""
+    numbers = {"difference": "difference", "p_holm": "p_holm", "detectable": "detectable_difference"}
+    return {
+        f"{contrast.arm}/{metric}/{name}": value
+        for contrast in found
+        for attribute, name in numbers.items()
+        if (value := getattr(contrast, attribute)) is not None
+    }

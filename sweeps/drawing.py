@@ -28,7 +28,7 @@ def draw_trial(trial: Trial, images: Images, storage: Path) -> None:
         storage: where trials are kept.
     """
     store = Store(storage)
-    with threadpool_limits(1):
+    with store.lock(trial.key), threadpool_limits(1):
         missing = store.missing_details(trial, derived=True)
         store.save_results(
             trial.key, {id_: store.make(trial.key, id_, partial(_derive, store, trial, name)) for name, id_ in missing.items()}

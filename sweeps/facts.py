@@ -13,6 +13,7 @@ from typing import Any
 from core.config import TrialConfig
 from core.pairing import PAIRINGS
 from sweeps.claims import by_seed, paired_differences, paired_t
+from sweeps.contrasts import Contrast
 from sweeps.grid import BASE
 from sweeps.plan import Trial
 from sweeps.report import ArmSummary, text_of
@@ -149,8 +150,8 @@ def is_collapsed(summary: ArmSummary) -> bool:
     return bool(values) and mean(values) >= COLLAPSED
 
 
-def answer(summary: ArmSummary, base: ArmSummary | None, facts: Facts, primary: str) -> str:
-    """The arm's result in a sentence that describes and claims no cause."""
+def answer(summary: ArmSummary, base: ArmSummary | None, facts: Facts, primary: str, contrast: Contrast | None = None) -> str:
+    """The arm's result in a sentence that describes and claims no cause; with its verdict, where several seeds allow one."""
     values = summary.values(primary)
     if not values:
         return f"no result: {summary.state}"
@@ -160,6 +161,9 @@ def answer(summary: ArmSummary, base: ArmSummary | None, facts: Facts, primary: 
         if [r.trial.key for r in summary.records] == [r.trial.key for r in base.records]:
             return f"the same trial as base: {said[0]}."
         said.append(_to_base(paired_differences(by_seed(summary, primary), by_seed(base, primary))))
+        if contrast is not None and contrast.p_holm is not None:
+            shown = f"{contrast.p_holm:.2g}" if contrast.p_holm >= 1e-4 else "< 0.0001"
+            said.append(f"verdict: {contrast.verdict} (p {shown} over the arms)")
     for name in THREE:
         if name != primary and summary.values(name):
             said.append(f"{_words(name)} {mean(summary.values(name)):.3f}")

@@ -64,6 +64,7 @@ class Grid(BaseModel):
     name: str
     question: str = Field(min_length=1)
     primary: str = "probe_accuracy"
+    margin: float = Field(0.01, gt=0, allow_inf_nan=False)
     base: Fields = Field(default_factory=dict)
     arms: dict[str, Fields | None] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)

@@ -23,6 +23,7 @@ from core.files import whole_file
 from evaluation.details import detail_ids
 from evaluation.evaluate import METRICS
 from sweeps.claims import judge, parse_claim
+from sweeps.contrasts import Contrast
 from sweeps.facts import COLLAPSED, THREE, Facts, agreements, answer, facts_of, is_collapsed
 from sweeps.grid import BASE, Published, expand_arms
 from sweeps.images import Images, load_images
@@ -52,6 +53,7 @@ class Sweep:
         command: what was typed.
         commit: of the code, if it is known.
         problems: details and figures that are not defined: (title, name, problem).
+        contrasts: the arms against base.
     """
 
     plan: Plan
@@ -61,6 +63,7 @@ class Sweep:
     command: str
     commit: str | None
     problems: Sequence[tuple[str, str, str]]
+    contrasts: Sequence[Contrast] = ()
 
 
 def write_page(path: Path, sweep: Sweep, data_dir: Path) -> Path:
@@ -125,6 +128,7 @@ def _content(sweep: Sweep, images: Images | None) -> dict[str, Any]:
     seeds = sorted({r.trial.config.seed for r in records if r.status == "done" and r.trial.config.has_encoder})
     statuses = [record.status for record in records]
     counts = ", ".join(f"{statuses.count(s)} {s}" for s in ("done", "failed", "skipped", "open") if s in statuses)
+    by_arm = {contrast.arm: contrast for contrast in sweep.contrasts}
     parsed = [(stated, parse_claim(stated.claim, expand_arms(plan.grid))) for stated in plan.grid.claims]
     return {
         "sweep": plan.sweep,
@@ -137,7 +141,7 @@ def _content(sweep: Sweep, images: Images | None) -> dict[str, Any]:
             {
                 "arm": summary.arm,
                 "what": "; ".join(f"{name} {theirs} → {mine}" for name, (theirs, mine) in fact.fields.items()),
-                "text": answer(summary, base, fact, plan.grid.primary),
+                "text": answer(summary, base, fact, plan.grid.primary, by_arm.get(summary.arm)),
             }
             for summary, fact in zip(summaries, facts, strict=True)
         ],
@@ -149,6 +153,9 @@ def _content(sweep: Sweep, images: Images | None) -> dict[str, Any]:
             for stated, claim in parsed
             for verdict in [judge(claim, summaries)]
         ],
+        "primary": plan.grid.primary.replace("_", " "),
+        "margin": f"{plan.grid.margin:g}",
+        "contrasts": [_contrast_row(contrast) for contrast in sweep.contrasts],
         "fact_names": list(facts[0].facts) if facts else [],
         "facts": [_fact_row(fact) for fact in facts],
         "agreements": [
@@ -168,6 +175,22 @@ def _content(sweep: Sweep, images: Images | None) -> dict[str, Any]:
 
 def _rho(value: float | None) -> str:
     return "not defined" if value is None else f"{value:+.2f}"
+
+
+def _contrast_row(contrast: Contrast) -> dict[str, Any]:
+    def number(value: float | None, form: str = "+.4f") -> str:
+        return "-" if value is None else f"{value:{form}}"
+
+    def p(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
+
+    interval = "-" if contrast.interval is None else f"{contrast.interval[0]:+.4f} to {contrast.interval[1]:+.4f}"
+    return {
+        "arm": contrast.arm, "verdict": contrast.verdict, "n": contrast.n, "difference": number(contrast.difference),
+        "interval": interval, "p": p(contrast.p), "p_holm": p(contrast.p_holm),
+        "detectable": number(contrast.detectable, ".4f"), "correlation": number(contrast.correlation, "+.2f"),
+        "test_error": number(contrast.test_error, ".4f"),
+    }  # fmt: skip
 
 
 def _fact_row(fact: Facts) -> dict[str, Any]:

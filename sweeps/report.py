@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -73,18 +73,21 @@ def deviation(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def table(plan: Plan, summaries: Sequence[ArmSummary]) -> Table:
-    """The table at the end: mean and, over several seeds, standard deviation."""
+def table(plan: Plan, summaries: Sequence[ArmSummary], verdicts: Mapping[str, str]) -> Table:
+    """The table at the end: mean and, over several seeds, standard deviation; and each arm's verdict, where there is one."""
     shown = Table(title=f"{plan.sweep}: {plan.grid.question}", title_justify="left")
     shown.add_column("arm", no_wrap=True)
     shown.add_column("n", justify="right")
     for name in columns_of(plan):
         shown.add_column(name.replace("_", " "), justify="right")
+    if verdicts:
+        shown.add_column(f"{plan.grid.primary.replace('_', ' ')} to base")
     if any(summary.state != "done" for summary in summaries):
         shown.add_column("state")
     for summary in summaries:
         cells = [summary.arm, str(sum(record.status == "done" for record in summary.records))]
         cells += [cell(summary, name) for name in columns_of(plan)]
+        cells += [verdicts.get(summary.arm, "")] if verdicts else []
         if len(shown.columns) > len(cells):
             cells.append(summary.state)
         shown.add_row(*cells)
@@ -159,7 +162,7 @@ def _tex(text: str) -> str:
 
 
 def parent_metrics(plan: Plan, records: Sequence[TrialRecord]) -> dict[str, float]:
-    """What the sweep's parent run shows: how its trials went, and each arm's mean of the columns."""
+    """What the sweep's parent run shows: how its trials went, and each arm's mean, deviation and n of the columns."""
     metrics = {f"trials_{status}": float(sum(record.status == status for record in records))
                for status in ("done", "failed", "skipped")}  # fmt: skip
     for summary in summarize(records):
@@ -167,6 +170,9 @@ def parent_metrics(plan: Plan, records: Sequence[TrialRecord]) -> dict[str, floa
             values = summary.values(name)
             if values:
                 metrics[f"{summary.arm}/{name}"] = mean(values)
+                metrics[f"{summary.arm}/{name}/n"] = float(len(values))
+            if len(values) > 1:
+                metrics[f"{summary.arm}/{name}/sd"] = stdev(values)
     return metrics
 
 

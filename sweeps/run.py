@@ -29,7 +29,7 @@ from core.pairing import PAIRINGS
 from evaluation.details import DETAILS
 from evaluation.evaluate import METRICS
 from evaluation.figures import FIGURES
-from sweeps import cost, page, report, tracking, tracking_uri
+from sweeps import contrasts, cost, page, report, tracking, tracking_uri
 from sweeps.grid import Fields, list_grids, load_grid, parse_settings
 from sweeps.hardware import cpu_flags, gpus_of_this_machine
 from sweeps.images import load_images
@@ -270,8 +270,11 @@ def _write(job: _Job, records: list[TrialRecord], outcome: _Outcome, tracker: tr
     folder = job.options.storage / "sweeps" / plan.sweep
     problems = [(r.trial.title, name, problem) for r in records for name, problem in _problems(r, store).items()]
     problems += [(plan.trials[key].title, "figures", reason) for key, reason in outcome.undrawn.items()]
-    sweep = page.Sweep(plan, records, store, job.introduction, _command(), git_commit(), problems)
-    tables = [*report.write_tables(folder, plan, records), page.write_page(folder / "report.html", sweep, job.options.data)]
+    against_base = contrasts.of_sweep(plan, report.summarize(records), store)
+    sweep = page.Sweep(plan, records, store, job.introduction, _command(), git_commit(), problems, against_base)
+    tables = report.write_tables(folder, plan, records)
+    tables.append(contrasts.write(folder / "contrasts.csv", against_base))
+    tables.append(page.write_page(folder / "report.html", sweep, job.options.data))
     save_json(folder / "sweep.json", {"sweep": plan.sweep, "profile": plan.profile, "base": plan.base.fields(),
                                       "seeds": sorted({r.trial.config.seed for r in records}),
                                       "trials": {r.trial.key: [r.trial.arm, r.status, r.reason] for r in records}})  # fmt: skip
@@ -279,7 +282,7 @@ def _write(job: _Job, records: list[TrialRecord], outcome: _Outcome, tracker: tr
     status = "FAILED" if statuses & {"failed", "skipped"} else "KILLED" if "open" in statuses else "FINISHED"
     tracker.close(
         status=status,
-        metrics=report.parent_metrics(plan, records),
+        metrics=report.parent_metrics(plan, records) | contrasts.parent_metrics(against_base, plan.grid.primary),
         moment=max((record.evaluated for record in records), default=0.0),
         artifacts=[*tables, folder / "sweep.json"],
         summary=page.markdown(sweep),
@@ -393,7 +396,9 @@ def _problems(record: TrialRecord, store: Store) -> dict[str, str]:
 def _conclude(
     job: _Job, records: list[TrialRecord], tables: list[Path], tracker: tracking.Tracker, outcome: _Outcome, console: Console
 ) -> int:
-    console.print(report.table(job.plan, report.summarize(records)))
+    summaries = report.summarize(records)
+    verdicts = {c.arm: c.verdict for c in contrasts.of_sweep(job.plan, summaries, job.store) if c.n > 1}
+    console.print(report.table(job.plan, summaries, verdicts))
     for record in records:
         for name, problem in _problems(record, job.store).items():
             console.print(f"{record.trial.title}: no {name}: {problem}", highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@
 ``evaluation-<id>.json``    numbers, each under what identifies its computation; several files add up
 ``details/<id>.npz``        features, predictions, scores of single images (:mod:`evaluation.details`)
 ``figures/<id>.png``        figures (:mod:`evaluation.figures`)
+``lock``                    held by the process that works on the trial
 ``failure.json``            why the last attempt failed; removed by the next attempt
 ==========================  =============================================================================================
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from core.config import digest
-from core.files import load_arrays, load_json, save_arrays, save_json, whole_file
+from core.files import load_arrays, load_json, locked, save_arrays, save_json, whole_file
 from evaluation.details import DETAILS, detail_ids
 from evaluation.evaluate import NOT_DEFINED, metric_ids
 from evaluation.figures import figure_ids
@@ -105,6 +106,10 @@ class Store:
     def folder(self, key: str) -> Path:
         """Where a trial's files lie."""
         return self._trials / key
+
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """Within the block no other process of this machine works on the trial; see :func:`core.files.locked`."""
+        return locked(self.folder(key) / "lock")
 
     def trial_keys(self) -> list[str]:
         """All trials that left anything."""

@@ -17,12 +17,14 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import digest
+from core.files import locked
 from core.models import IMAGE_SIZE, build_encoder, portable
 from sweeps import charts
 from sweeps.origin import git_commit
@@ -46,6 +48,11 @@ class _Child:
     tags: Mapping[str, str]
     params: frozenset[str]
     known: dict[tuple[str, int], float] | None = None  # (metric, step) -> the value that the run holds; None: not asked yet
+
+
+def _found(run: Any) -> _Child:
+    """A child that is there already."""
+    return _Child(run.info.run_id, run.info.status, run.data.tags, frozenset(run.data.params))
 
 
 class Tracker:
@@ -130,6 +137,17 @@ class Tracker:
         if self._uri.startswith("sqlite:///"):
             Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self._client = MlflowClient(self._uri)
+        # One process at a time: several that first meet an absent database fail creating it, and would all make a parent run.
+        with self._turn():
+            self._open_sweep()
+
+    def _turn(self) -> AbstractContextManager[None]:
+        """One process of this machine after another; of several machines, the tracking server's own order."""
+        if self._uri.startswith("sqlite:///"):
+            return locked(Path(self._uri.removeprefix("sqlite:///") + ".lock"))
+        return locked(self._storage / "mlflow.lock")
+
+    def _open_sweep(self) -> None:
         name = self._plan.grid.name
         experiment = self._client.get_experiment_by_name(name)
         if experiment is not None and experiment.lifecycle_stage == "deleted":
@@ -157,8 +175,7 @@ class Tracker:
         }.items():  # fmt: skip
             self._client.set_tag(self._parent, key, value)
         for run in self._search(f"tags.sweep = '{self._plan.sweep}' and tags.role = 'trial'"):
-            child = _Child(run.info.run_id, run.info.status, run.data.tags, frozenset(run.data.params))
-            self._children[run.data.tags["trial_key"]] = child
+            self._children[run.data.tags["trial_key"]] = _found(run)
 
     def _search(self, query: str) -> list[Any]:
         found: list[Any] = []
@@ -185,10 +202,15 @@ class Tracker:
         tags["mlflow.parentRunId"] = self._parent
         if trial.parent:
             tags["parent_trial_key"] = trial.parent
-        run = self._client.create_run(self._experiment, tags=tags)
-        child = _Child(run.info.run_id, "RUNNING", tags, frozenset(), {})
+        with self._turn():  # another driver of the same sweep may have made it meanwhile
+            made = self._search(f"tags.sweep = '{self._plan.sweep}' and tags.trial_key = '{trial.key}'")
+            if made:
+                child = _found(made[0])
+            else:
+                run = self._client.create_run(self._experiment, tags=tags)
+                child = _Child(run.info.run_id, "RUNNING", tags, frozenset(), {})
+                self._log_params(child.run_id, trial.config, child.params)
         self._children[trial.key] = child
-        self._log_params(child.run_id, trial.config, child.params)
         return child
 
     @staticmethod
@@ -261,7 +283,8 @@ class Tracker:
                     self._client.log_artifact(child.run_id, str(self._store.folder(trial.key) / name))
             self._log_data(child, trial)
             if trial.config.has_encoder:
-                self._log_model(child, trial)
+                with self._turn():
+                    self._log_model(child, trial)
         for name, value in (tags | {"said": said}).items():
             self._client.set_tag(child.run_id, name, value)
         for name in ("reason", "problems", "added_for"):

@@ -42,6 +42,8 @@ def run_trial(
 ) -> None:
     """Brings one trial to its end; what the store holds of it already is not done again.
 
+    Where another process of this machine works on the same trial, waits for it and finds its work done.
+
     Args:
         trial: the trial; its parent is done.
         images: the sweep's images.
@@ -51,8 +53,8 @@ def run_trial(
         on_epoch: called with each epoch's record once it is in the store.
     """
     store, device = Store(storage), torch.device("cuda" if gpu else "cpu")
-    store.clear_failure(trial.key)
-    with compute_settings(trial.config.threads, deterministic=deterministic):
+    with store.lock(trial.key), compute_settings(trial.config.threads, deterministic=deterministic):
+        store.clear_failure(trial.key)
         if not store.is_trained(trial.key):
             _train(trial, images, store, device, deterministic, on_epoch)
         missing, missing_details = store.missing(trial), store.missing_details(trial)

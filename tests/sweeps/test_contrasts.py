@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, ttest_1samp, ttest_rel
 
+import sweeps.contrasts as contrasts_module
+from evaluation.details import detail_ids
+from sweeps import page
 from sweeps.contrasts import POWER, bootstrap_error, contrasts, detectable, holm
 from sweeps.report import summarize
+from sweeps.store import Store
 from tests.sweeps.test_claims import records
-from tests.sweeps.test_engine import tiny_plan
+from tests.sweeps.test_engine import finish, tiny_plan
 
 ARMS = {"z": {"mu": 0}, "n": {"pairing": "neighbors"}, "raw": {"method": "raw-pixels"}, "same": {}}
 BASE = [0.50, 0.52, 0.49, 0.55, 0.51]
@@ -96,3 +101,39 @@ def test_the_bootstraps_error_is_that_of_a_mean_and_respects_groups() -> None:
     together = np.repeat(draw.normal(size=300), 3)
     assert bootstrap_error(together, groups) == pytest.approx(together.std() / np.sqrt(300), rel=0.06)
     assert bootstrap_error(together) < 0.7 * bootstrap_error(together, groups), "as if they were single images"
+
+
+def test_the_test_sets_error_comes_from_the_images_that_were_named_rightly(tmp_path: Path) -> None:
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}, "raw": {"method": "raw-pixels"}}, seeds=(0, 1)), Store(tmp_path)
+    draw = np.random.default_rng(5)
+    labels, groups = draw.integers(4, size=120), np.repeat(np.arange(40), 3)
+    kept: dict[tuple[str, int], Any] = {}
+    for trial in plan.trials.values():
+        wrong = draw.random(120) < 0.4
+        predicted = np.where(wrong, (labels + 1) % 4, labels)
+        kept[trial.arm, trial.config.seed if trial.config.has_encoder else 0] = ~wrong
+        arrays = {"test": predicted, "test_labels": labels, "test_groups": groups}
+        finish(store, trial)
+        id_ = detail_ids(trial.anomalies)["predictions"]
+        store.save_results(trial.key, {id_: store.make(trial.key, id_, lambda arrays=arrays: arrays)})
+    summaries = summarize([store.record(trial) for trial in plan.trials.values()])
+    found = contrasts_module.test_set_errors(summaries, store)
+    for name in ("z", "raw"):
+        theirs = [kept.get((name, seed), kept[name, 0]).astype(float) - kept["base", seed] for seed in (0, 1)]
+        assert found[name] == pytest.approx(bootstrap_error(np.mean(theirs, axis=0), groups))
+    (first, second) = contrasts_module.of_sweep(plan, summaries, store)
+    assert first.test_error == found["z"] and second.test_error == found["raw"]
+
+
+def test_contrasts_are_written_and_shown(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, ARMS, seeds=tuple(range(5)))
+    low = [0.41, 0.40, 0.42, 0.44, 0.40]
+    recs = records(plan, {"base": {"probe_accuracy": BASE}, "z": {"probe_accuracy": low}})
+    got = contrasts(summarize(recs), "probe_accuracy", 0.01)
+    rows = list(csv.DictReader(contrasts_module.write(tmp_path / "c.csv", got).open()))
+    assert [row["arm"] for row in rows] == ["z", "n", "raw"] and rows[0]["verdict"] == "lower" and rows[1]["p"] == ""
+    assert float(rows[0]["difference"]) == pytest.approx(np.mean(low) - np.mean(BASE))
+    metrics = contrasts_module.parent_metrics(got, "probe_accuracy")
+    assert metrics["z/probe_accuracy/p_holm"] == got[0].p_holm and "n/probe_accuracy/difference" not in metrics
+    text = page._render("report.html.j2", page._content(page.Sweep(plan, recs, Store(tmp_path), "p", "c", None, (), got), None))
+    assert "Verdicts on probe accuracy" in text and ">lower<" in text and "verdict: lower" in text and "±0.01" in text

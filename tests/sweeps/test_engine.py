@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+import pickle
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import torch
 from rich.console import Console
 
 from core.datasets import ImageSet, Splits
+from core.files import locked
 from evaluation.details import detail_ids
 from evaluation.evaluate import METRICS, Metric, metric_ids
 from sweeps import cost, report
@@ -61,7 +66,7 @@ def test_a_trial_leaves_everything_and_is_not_done_twice(
     assert record.training is not None and record.training.epochs_trained == 2
     assert record.metrics["projection_std"] == record.training.history[-1]["projection_std"]
     files = {path.name for path in store.folder(trial.key).iterdir()}
-    assert {"config.json", "checkpoint.pt", "encoder.pt", "trained.json", "details"} <= files and len(files) == 6
+    assert {"config.json", "checkpoint.pt", "encoder.pt", "trained.json", "details", "lock"} <= files and len(files) == 7
     monkeypatch.setattr("sweeps.trial.train", None)
     monkeypatch.setattr("sweeps.trial.evaluate", None)
     run_trial(trial, images, tmp_path)
@@ -337,5 +342,45 @@ def test_the_table_has_mean_deviation_and_n(tmp_path: Path) -> None:
     trials = list(csv.DictReader(paths[1].open()))
     assert [row["status"] for row in trials].count("failed") == 1 and len(trials) == 6
     console = Console(record=True, width=160, file=(tmp_path / "log").open("w"))
-    console.print(report.table(plan, report.summarize(records)))
+    console.print(report.table(plan, report.summarize(records), {"z": "undecided"}))
     assert "0.3000 ± 0.2646" in console.export_text()
+
+
+# -- two processes at once -----------------------------------------------------------------------------------------------
+
+
+def test_two_processes_do_not_train_the_same_trial(tmp_path: Path, images: Images) -> None:
+    plan = tiny_plan(tmp_path, {"x": {}})
+    (tmp_path / "given").write_bytes(pickle.dumps((arm(plan, "base"), images)))
+    code = (
+        "import pickle, sys; from pathlib import Path; from sweeps.trial import run_trial\n"
+        "trial, images = pickle.loads(Path('given').read_bytes())\n"
+        "run_trial(trial, images, Path('results'), on_epoch=lambda record: print('epoch', flush=True))"
+    )
+    workers = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert sorted(text.count("epoch") for text in said) == [0, 2]
+
+
+def test_a_lock_of_a_process_that_died_is_free_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from core.files import locked\n"
+        "with locked(Path('lock')):\n    print('held', flush=True)\n    time.sleep(600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    taken = threading.Event()
+
+    def take() -> None:
+        with locked(tmp_path / "lock"):
+            taken.set()
+
+    waiting = threading.Thread(target=take, daemon=True)
+    waiting.start()
+    assert not taken.wait(0.5), "held by another process"
+    holder.kill()
+    assert taken.wait(5), "free as soon as it is dead"
+    holder.wait()

@@ -299,3 +299,40 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path, cache: Path) -> None:
     tables = [next(storage.glob("sweeps/*/table.csv")).read_text() for storage in (whole, torn)]
     assert tables[0] == tables[1]
     assert {r.info.status for r in children(torn).values()} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_two_drivers_started_together_share_the_work(tmp_path: Path, cache: Path) -> None:
+    """One new storage, one new database: every trial is trained once, MLflow has each once, both end well."""
+    path = grid(tmp_path, {"n": {"pairing": "neighbors"}, "z": {"mu": 0}}, epochs=4, train_subset=1000)
+    other = tmp_path / "other.yaml"
+    other.write_text(path.read_text())
+    storage = tmp_path / "results"
+    command = [
+        sys.executable,
+        str(ROOT / "sweeps" / "run.py"),
+        "--profile",
+        "digits-m",
+        "--data",
+        str(cache),
+        "--storage",
+        str(storage),
+    ]
+    for grids in ((path, path), (other, path)):
+        drivers = [
+            subprocess.Popen([*command, "--grid", str(which)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for which in grids
+        ]
+        said = [driver.communicate(timeout=250)[0] for driver in drivers]
+        assert [driver.returncode for driver in drivers] == [0, 0], said
+    trained = [Store(storage).training(key) for key in Store(storage).trial_keys()]
+    assert [t.epochs_trained for t in trained if t] == [4, 4, 4]
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    found = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]
+    keys = [(r.data.tags["sweep"], r.data.tags.get("trial_key")) for r in found]
+    assert len(keys) == len(set(keys)) == 8, "two sweeps, each a parent and three children"
+    assert {r.info.status for r in found} == {"FINISHED"}
+    for r in found:
+        points = [(n, p.step) for n in r.data.metrics for p in client.get_metric_history(r.info.run_id, n)]
+        if r.data.tags["role"] == "trial":
+            assert len(points) == len(set(points)), "each (metric, step) once"
