@@ -136,9 +136,9 @@ class Tracker:
 
         if self._uri.startswith("sqlite:///"):
             Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(self._uri)
         # One process at a time: several that first meet an absent database fail creating it, and would all make a parent run.
         with self._turn():
+            self._client = MlflowClient(self._uri)
             self._open_sweep()
 
     def _turn(self) -> AbstractContextManager[None]:
