@@ -90,6 +90,26 @@ def farthest(base: NDArray[np.float32], queries: NDArray[np.float32], k: int) ->
     return distances, indices
 
 
+def neighbor_table_within(points: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """The k nearest other points of the same label; where there are fewer, those repeated; a point alone is its own neighbour.
+
+    Args:
+        points: [N, D] float32.
+        labels: [N] int64.
+        k: at least 1.
+
+    Returns:
+        [N, k] int64.
+    """
+    table = np.empty((len(points), k), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        own = min(k, len(members) - 1)
+        found = members[neighbor_table(points[members], own)] if own else members[:, None]
+        table[members] = found[:, np.arange(k) % max(own, 1)]
+    return table
+
+
 def neighbor_table(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """The k nearest other points of every point, itself excluded by its index (not by a distance of zero).
 

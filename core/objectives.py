@@ -19,7 +19,7 @@ from core.datasets import ImageSet, Splits
 from core.embed import as_tensor, embed, pixels
 from core.loss import LossTerms, vicreg_loss
 from core.models import IMAGE_SIZE, build_classifier, build_projector
-from core.neighbors import neighbor_table
+from core.neighbors import neighbor_table, neighbor_table_within
 from core.pairing import PAIRINGS, Indices, PairingContext, PairStatistics, pair_statistics
 from core.rng import generator
 
@@ -185,7 +185,10 @@ class _Pairs:
             if self._pairing.table == "parent" and parent is None:
                 raise ValueError(f"pairing {config.pairing!r} needs the parent's encoder")
             features = embed(parent, images, device) if parent is not None else pixels(images)
-            table = neighbor_table(features.representation, config.neighbors_k)
+            if self._pairing.within_class:
+                table = neighbor_table_within(features.representation, images.labels, config.neighbors_k)
+            else:
+                table = neighbor_table(features.representation, config.neighbors_k)
         self.context = PairingContext(images.labels, table, config.pair_purity)
 
     def partners(self, seed: int, epoch: int, purpose: str = "partners") -> Indices:
@@ -199,6 +202,11 @@ class _Pairs:
         return first.alternate(second, batch).to(self._images.device)
 
     def views(self, indices: Tensor, draws: Draws | None) -> Tensor:
-        """[n] int64 -> [n, 3, S, S] float32 in [0, 1]."""
+        """A batch's first views, then its second ones: [2 B] int64 -> [2 B, 3, S, S] float32 in [0, 1]."""
         images = self._images[indices]
-        return to_float(images) if draws is None else augment(images, draws)
+        if draws is None:
+            return to_float(images)
+        if self._pairing.anchor_augmented:
+            return augment(images, draws)
+        half = len(indices) // 2
+        return torch.cat([to_float(images[:half]), augment(images[half:], draws[half:])])

@@ -37,10 +37,12 @@ class Pairing:
 
     Attributes:
         partners: (context, generator) -> [n] int64, the partner of every image for one epoch.
-        augmented: whether both views are augmented, or both left as they are.
+        augmented: whether views are augmented, or both left as they are.
         table: where the neighbour table comes from, if one is needed.
         fields: config fields that matter to this strategy only.
         meaning: one line for help and reports.
+        anchor_augmented: whether, where views are augmented, the anchor's is too, or its partner's alone.
+        within_class: whether neighbours are looked for among the images of the same class.
     """
 
     partners: Callable[[PairingContext, np.random.Generator], Indices]
@@ -48,6 +50,8 @@ class Pairing:
     table: Literal["parent", "pixels"] | None
     fields: tuple[str, ...]
     meaning: str
+    anchor_augmented: bool = True
+    within_class: bool = False
 
 
 def itself(context: PairingContext, draw: np.random.Generator) -> Indices:
@@ -62,6 +66,23 @@ def one_of_the_neighbors(context: PairingContext, draw: np.random.Generator) -> 
     n, k = context.neighbors.shape
     partners: Indices = context.neighbors[np.arange(n), draw.integers(k, size=n)]
     return partners
+
+
+def one_of_a_neighbors_class(context: PairingContext, draw: np.random.Generator) -> Indices:
+    """Any image of the class of one of the k nearest neighbours: pairs of the neighbours' classes without their looks.
+
+    An image is its own partner only where that class has no other.
+    """
+    labels, n = context.labels, len(context.labels)
+    wanted = labels[one_of_the_neighbors(context, draw)]
+    order = np.argsort(labels, kind="stable")
+    classes, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    which = np.searchsorted(classes, wanted)
+    start, count = starts[which], counts[which]
+    offset = (draw.random(n) * count).astype(np.int64)
+    found = order[start + offset]
+    another = order[start + (offset + 1) % count]
+    return np.where(found == np.arange(n), another, found)
 
 
 def any_other(context: PairingContext, draw: np.random.Generator) -> Indices:
@@ -106,6 +127,18 @@ PAIRINGS: dict[str, Pairing] = {
     ),
     "pixel-neighbors": Pairing(
         one_of_the_neighbors, False, "pixels", ("neighbors_k",), "an image and a neighbour in pixel space, as they are"
+    ),
+    "augment-one": Pairing(itself, True, None, (), "an image as it is and an augmentation of it", anchor_augmented=False),
+    "class-neighbors": Pairing(
+        one_of_the_neighbors,
+        False,
+        "parent",
+        ("neighbors_k",),
+        "an image and a neighbour of its own class under the parent's encoder, as they are",
+        within_class=True,
+    ),
+    "neighbor-classes": Pairing(
+        one_of_a_neighbors_class, True, "parent", ("neighbors_k",), "an image and any of a neighbour's class, augmented"
     ),
     "class": Pairing(one_of_the_class, True, None, ("pair_purity",), "two images of one class, augmented"),
     "random": Pairing(any_other, True, None, (), "two unrelated images, augmented"),

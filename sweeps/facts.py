@@ -105,7 +105,8 @@ def _facts(record: TrialRecord, by_key: Mapping[str, TrialRecord]) -> dict[str, 
     facts["optimiser steps"] = f"{len(training.history) * per_epoch // config.batch_size:,}"
     views = 1 if config.method == "supervised" else 2
     facts["views"] = f"{len(training.history) * per_epoch * views:,}"
-    augmented = config.method == "supervised" or PAIRINGS[config.pairing].augmented
+    pairing = PAIRINGS[config.pairing]
+    augmented = config.method == "supervised" or (pairing.augmented and pairing.anchor_augmented)
     facts["anchor augmented"] = "yes" if augmented else "no"
     if training.pairs is not None:
         facts["pair purity"] = f"{training.pairs['label_purity']:.3f}"

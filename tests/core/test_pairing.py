@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.neighbors import nearest, neighbor_table
+from core.neighbors import nearest, neighbor_table, neighbor_table_within
 from core.pairing import PAIRINGS, PairingContext, pair_statistics
 from core.rng import generator
 
@@ -24,7 +24,7 @@ def test_contract(name: str) -> None:
     assert partners[0].shape == (200,) and partners[0].dtype == np.int64
     assert partners[0].min() >= 0 and partners[0].max() < 200
     assert np.array_equal(partners[0], partners[1]), "a function of seed and epoch alone"
-    if name != "augment":
+    if not name.startswith("augment"):
         assert not np.array_equal(partners[0], partners[2]), "drawn anew each epoch"
         assert not (partners[0] == np.arange(200)).any(), "never itself"
 
@@ -35,6 +35,31 @@ def test_neighbors_come_from_the_table() -> None:
     draws = np.stack([PAIRINGS["neighbors"].partners(given, generator(0, "p", e)) for e in range(60)])
     for i in range(200):
         assert set(draws[:, i]) == set(given.neighbors[i]), "all k of them are drawn, and nothing else"
+
+
+def test_neighbours_of_the_class_are_the_nearest_of_the_class() -> None:
+    draw = np.random.default_rng(4)
+    points, labels = draw.normal(size=(90, 5)).astype(np.float32), np.repeat([0, 1, 2, 3], [50, 37, 2, 1])
+    table = neighbor_table_within(points, labels, 3)
+    distances = np.linalg.norm(points[:, None].astype(np.float64) - points, axis=-1)
+    distances[np.diag_indices(90)] = np.inf
+    for i in range(87):
+        same = np.flatnonzero(labels == labels[i])
+        assert list(table[i]) == list(same[np.argsort(distances[i, same])][:3])
+    assert list(table[87]) == [88] * 3 and list(table[88]) == [87] * 3, "the one other, repeated"
+    assert list(table[89]) == [89] * 3, "alone in its class"
+
+
+def test_neighbor_classes_have_the_neighbours_classes_and_not_their_images() -> None:
+    given = context(n=20_000)
+    assert given.neighbors is not None
+    partners = PAIRINGS["neighbor-classes"].partners(given, generator(0, "p", 1))
+    neighbors = PAIRINGS["neighbors"].partners(given, generator(0, "p", 1))
+    # The draws of neighbours are the same, so each partner is of the class of the neighbour that would have been drawn.
+    assert (given.labels[partners] == given.labels[neighbors]).all()
+    assert np.mean(partners == neighbors) < 0.01 and not (partners == np.arange(20_000)).any()
+    counts = np.bincount(partners, minlength=20_000)
+    assert counts.max() < 12, "spread over the class"
 
 
 def test_class_partners_are_of_the_class() -> None:

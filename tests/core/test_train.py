@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import core.train as module
+from core.augment import augment as _augment
 from core.config import TrialConfig
 from core.datasets import Splits
 from core.errors import InputError, NonFiniteLossError
@@ -238,3 +239,27 @@ def test_a_supervised_run_takes_as_many_steps_as_any_arm(splits: Splits, monkeyp
     monkeypatch.setattr(Supervised, "_loss", counted)
     train(tiny_config(method="supervised", epochs=1, batch_size=24), splits)
     assert seen == [24, 24, 24, 48], "three steps of one view an image, then the test images"
+
+
+def test_with_one_view_augmented_the_anchor_is_left_as_it_is(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr("core.objectives.augment", lambda images, draws: (seen.append(images), _augment(images, draws))[1])
+    one = Vicreg(tiny_config(pairing="augment-one"), splits, torch.device("cpu"), None)
+    indices = torch.arange(16).repeat(2)
+    draws = one._train.draws(16, 16, 0, "view", 1)
+    assert draws is not None
+    seen.clear()
+    views = one._train.views(indices, draws)
+    both = Vicreg(tiny_config(), splits, torch.device("cpu"), None)._train.views(indices, draws)
+    assert torch.equal(views[:16], torch.from_numpy(splits.train.images[:16]).float() / 255) and len(seen[0]) == 16
+    assert torch.equal(views[16:], both[16:]), "the partner's view is that of an arm with both augmented"
+
+
+def test_neighbours_may_be_those_under_an_untrained_encoder(splits: Splits) -> None:
+    parent = untrained_encoder(tiny_config(), splits)
+    for pairing in ("neighbors", "class-neighbors", "neighbor-classes"):
+        trained = train(
+            tiny_config(pairing=pairing, epochs=1, parent=tiny_config(method="untrained").fields()), splits, parent=parent
+        )
+        assert trained.pairs is not None
+        assert (trained.pairs.label_purity == 1) == (pairing == "class-neighbors")
