@@ -128,13 +128,13 @@ def test_texts_that_look_like_markup_are_shown_as_they_are(tmp_path: Path, cache
 
 def test_a_sweep_its_repetition_and_a_second_grid_that_shares_trials(tmp_path: Path, cache: Path) -> None:
     storage = tmp_path / "results"
-    first = grid(tmp_path, {"n": {"pairing": "neighbors"}, "raw-pixels": {"method": "raw-pixels"}})
+    first = grid(tmp_path, {"n": {"pairing": "neighbors"}, "pca": {"method": "pca"}})
     done = run(cache, "--grid", first, "--storage", storage)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("profile digits-m, as asked; Ray sees")
     assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout and "table.csv" in done.stdout
     before = children(storage)
-    assert {name.split()[1] for name in before} == {"base", "n", "raw-pixels"}
+    assert {name.split()[1] for name in before} == {"base", "n", "pca"}
     assert {run.info.status for run in before.values()} == {"FINISHED"}
     stamps = {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("*.*")}
 
