@@ -35,6 +35,8 @@ from ray import tune
 from ray.tune.search import Searcher
 
 _KEY = "trial_key"
+#: So often a trial whose worker died (killed, out of memory, its node lost) goes on elsewhere from its last epoch.
+MAX_DEATHS = 3
 
 
 class Progression:
@@ -154,10 +156,13 @@ class _Messages(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "record" in result:
             self._progression.epoch(trial.config[_KEY], result["record"])
+        if "failed" in result:
+            self._progression.ended(trial.config[_KEY], result["failed"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         lines = str(trial.get_error() or "the worker died").strip().splitlines()
-        self._progression.ended(trial.config[_KEY], next((line for line in reversed(lines) if line.strip()), "failed"))
+        last = next((line for line in reversed(lines) if line.strip()), "failed")
+        self._progression.ended(trial.config[_KEY], f"its worker died {MAX_DEATHS + 1} times; the last time: {last}")
 
 
 def connect(address: str | None) -> None:
@@ -253,7 +258,8 @@ def run(
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             with suppress(OSError):
                 Store(storage).save_failure(trial.key, reason, traceback.format_exc())
-            raise
+            # What raised would raise again: a result, and no error, after which Tune would try it once more.
+            tune.report({"failed": reason})
         tune.report({"done": True})  # Tune prints a line for a trial that never reported anything
 
     resources = {"CPU": 1.0, "GPU": gpus_per_trial} if gpus_per_trial else {"CPU": float(_threads(plan))}
@@ -265,7 +271,11 @@ def run(
                 search_alg=_DependencySearcher(progression), num_samples=-1, reuse_actors=True, trial_name_creator=_name
             ),
             run_config=tune.RunConfig(
-                name="sweep", storage_path=str(scratch.resolve()), verbose=0, callbacks=[_Messages(progression)]
+                name="sweep",
+                storage_path=str(scratch.resolve()),
+                verbose=0,
+                callbacks=[_Messages(progression)],
+                failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
             ),
         )
         tuner.fit()

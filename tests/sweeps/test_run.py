@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -255,29 +256,32 @@ def test_the_main_job(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_takes_one_trial_with_it(tmp_path: Path, cache: Path) -> None:
+def test_a_worker_that_dies_costs_an_epoch_and_no_restart_by_hand(tmp_path: Path, cache: Path) -> None:
+    """Workers killed at three instants; the sweep ends well, with the results of an undisturbed one, bit for bit."""
     path = grid(tmp_path, {"n": {"pairing": "neighbors"}, "z": {"mu": 0}}, epochs=8, train_subset=1000)
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert run(cache, "--grid", path, "--storage", whole).returncode == 0
     command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--profile", "digits-m", "--data", str(cache),
-               "--grid", str(path), "--storage", str(tmp_path / "results")]  # fmt: skip
+               "--grid", str(path), "--storage", str(torn)]  # fmt: skip
+    killed: set[int] = set()
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=log)
-        workers: list[psutil.Process] = []
-        deadline = time.monotonic() + 120
-        while not workers and time.monotonic() < deadline:
-            time.sleep(0.1)
-            if list((tmp_path / "results").glob("trials/*/checkpoint.pt")):
-                workers = [
-                    p for p in psutil.Process(driver.pid).children(recursive=True) if "train" in " ".join(p.cmdline()[:1])
-                ]
-        workers[0].kill()
-        assert driver.wait(timeout=200) == 1, (tmp_path / "log").read_text()
-    found = {r.data.tags["arm"]: r for r in children(tmp_path / "results").values()}
-    assert sorted(r.info.status for r in found.values()) in (
-        ["FAILED", "FINISHED", "FINISHED"],
-        ["FAILED", "FINISHED", "KILLED"],
-    )
-    assert run(cache, "--grid", path, "--storage", tmp_path / "results").returncode == 0, "the same command mends it"
-    assert {r.info.status for r in children(tmp_path / "results").values()} == {"FINISHED"}
+        deadline = time.monotonic() + 200
+        while driver.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.4)
+            if len(killed) == 3 or len(list(torn.glob("trials/*/checkpoint.pt"))) <= len(killed) // 2:
+                continue
+            with contextlib.suppress(psutil.Error):
+                workers = psutil.Process(driver.pid).children(recursive=True)
+                training = [p for p in workers if p.pid not in killed and p.cmdline()[:1] and "train" in p.cmdline()[0]]
+                if training:
+                    training[0].kill()
+                    killed.add(training[0].pid)
+        assert driver.wait(timeout=100) == 0, (tmp_path / "log").read_text()
+    assert len(killed) == 3
+    tables = [next(storage.glob("sweeps/*/table.csv")).read_text() for storage in (whole, torn)]
+    assert tables[0] == tables[1]
+    assert {r.info.status for r in children(torn).values()} == {"FINISHED"}
 
 
 @pytest.mark.slow
