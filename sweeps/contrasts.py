@@ -78,7 +78,8 @@ def contrasts(
     found = []
     for summary in summaries:
         same = [r.trial.key for r in summary.records] == [r.trial.key for r in base.records]
-        if summary.arm != BASE and not same:
+        added = bool(summary.records[0].trial.added_for)  # a parent that no arm asked for is no question of the grid's
+        if summary.arm != BASE and not same and not added:
             found.append(_contrast(summary, base, metric, (test_errors or {}).get(summary.arm)))
     corrected = iter(holm([contrast.p for contrast in found if contrast.p is not None]))
     found = [contrast if contrast.p is None else replace(contrast, p_holm=next(corrected)) for contrast in found]

@@ -49,6 +49,14 @@ def test_contrasts_are_scipys_paired_tests_corrected_over_the_arms(tmp_path: Pat
     assert (got["z"].verdict, got["n"].verdict, got["raw"].verdict) == ("lower", "undecided", "lower")
 
 
+def test_a_parent_that_no_arm_asked_for_is_not_tested(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, {"n": {"pairing": "neighbors", "parent": {"mu": 1}}}, seeds=tuple(range(5)))
+    low = [0.41, 0.40, 0.42, 0.44, 0.40]
+    given = {"base": {"nmi": BASE}, "n": {"nmi": low}, "parent of n": {"nmi": low}}
+    (contrast,) = contrasts(summarize(records(plan, given)), "nmi", 0.01)
+    assert contrast.arm == "n" and contrast.p_holm == contrast.p
+
+
 @pytest.mark.parametrize(("shift", "spread", "margin", "verdict"), [
     (0.1, 0.01, 0.01, "higher"), (-0.1, 0.01, 0.01, "lower"), (0.0, 0.002, 0.01, "equivalent"), (0.0, 0.05, 0.01, "undecided"),
     (0.004, 0.0005, 0.01, "equivalent"), (0.004, 0.0005, 0.001, "higher"),
