@@ -75,7 +75,7 @@ def folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), *, broken: boo
         (["--grid", "ablations", "--set", "epochs=0"], ["epochs", "0"]),
         (["--grid", "ablations", "--set", "mu=3"], ["--set mu", "varies it", "no-variance"]),
         (["--grid", "ablations", "--arms", "base,neighbour"], ["--arms neighbour", "did you mean 'neighbors'", "random"]),
-        (["--grid", "ablation"], ["no such grid", "ablations, epochs, loss-weights, pairing"]),
+        (["--grid", "ablation"], ["no such grid", "ablations, augmentations, epochs, learning-rate, loss-weights, pairing"]),
         (["--grid", "ablations", "--set", "dataset=folder:/nowhere"], ["folder:/nowhere", "no such folder"]),
         (["--grid", "ablations", "--set", "dataset=folder:{one}"], ["{one}", "at least two class folders", "found cat"]),
         (["--grid", "ablations", "--set", "dataset=folder:{broken}", "--set", "batch_size=2"], ["train/cat/2.png", "broken"]),
@@ -186,6 +186,7 @@ def test_a_failing_trial_takes_only_its_dependents_with_it(tmp_path: Path, cache
     assert again.returncode == 1 and "4 trials, 2 done already, 2 to run" in again.stdout, "the same command tries them again"
 
 
+@pytest.mark.slow
 def test_continuation_trains_the_longest_member_alone(tmp_path: Path, cache: Path) -> None:
     path = grid(tmp_path, {"e": {"epochs": [1, 2, 4]}})
     together, alone = tmp_path / "together", tmp_path / "alone"
