@@ -58,8 +58,8 @@ def measure(device: str, threads: int, *, quick: bool) -> Iterator[tuple[str, fl
     for encoder, precision in (("small", "fp32"), ("small", "bf16"), ("resnet18", "fp32"), ("resnet18", "bf16")):
         size = (64 if quick else 512) if encoder == "resnet18" and device == "cpu" else n
         part = Splits(splits.train.take(np.arange(size)), splits.validation, splits.test)
-        fields = {"encoder": encoder, "precision": precision, "epochs": 1 if quick else 2, "threads": threads, "dataset": "digits-m",
-                  "anomaly_datasets": [], "batch_size": 64 if quick else 256}  # fmt: skip
+        fields = {"encoder": encoder, "precision": precision, "epochs": 1 if quick else 2, "threads": threads,
+                  "dataset": "digits-m", "anomaly_datasets": [], "batch_size": 64 if quick else 256}  # fmt: skip
         history = train(make_config(fields), part, device=device).history
         yield f"train {encoder} {precision}", history[-1]["images_per_second"], "images/s"
 
