@@ -225,11 +225,13 @@ def test_a_fresh_process_without_this_package_loads_the_encoder_that_was_evaluat
     run_trial(trial, images, tmp_path)
     tell(plan, tmp_path, uri)
     client = MlflowClient(uri)
-    client.set_tag(runs(uri)[1]["base"].info.run_id, "said", "something else")
-    tell(plan, tmp_path, uri)
     run = runs(uri)[1]["base"]
+    client.set_tag(run.info.run_id, "said", "something else")
+    (before,) = client.search_logged_models([run.info.experiment_id])
+    tell(plan, tmp_path, uri)
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert model.name == "encoder" and model.source_run_id == run.info.run_id, "said twice, logged once"
+    assert model.model_id == before.model_id
     assert runs(uri)[1]["base"].info.status == "FINISHED"
     np.save(tmp_path / "images.npy", images.of(trial.config).test.images)
     code = f"""
