@@ -216,8 +216,13 @@ def _describe(link: Link) -> str:
             return f"{names}: {link.difference:+.4f} in each of {link.n} seeds, without the spread that a test needs"
         return f"{names}: {link.difference:+.4f} with one seed, where nothing is claimed"
     low, high = link.interval
-    shown = f"{link.p:.2g}" if link.p >= 1e-4 else "< 0.0001"
-    return f"{names}: {link.difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}], p {shown}, n = {link.n}, t-test"
+    shown = f"95 % interval [{low:+.4f}, {high:+.4f}], p {p_text(link.p)}, n = {link.n}, t-test"
+    return f"{names}: {link.difference:+.4f}, {shown}"
+
+
+def p_text(p: float) -> str:
+    """A p-value for people."""
+    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
 def _name(term: Term) -> str:

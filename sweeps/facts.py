@@ -12,7 +12,7 @@ from typing import Any
 
 from core.config import TrialConfig
 from core.pairing import PAIRINGS
-from sweeps.claims import by_seed, paired_differences, paired_t
+from sweeps.claims import by_seed, p_text, paired_differences, paired_t
 from sweeps.contrasts import Contrast
 from sweeps.grid import BASE
 from sweeps.plan import Trial
@@ -163,8 +163,7 @@ def answer(summary: ArmSummary, base: ArmSummary | None, facts: Facts, primary: 
             return f"the same trial as base: {said[0]}."
         said.append(_to_base(paired_differences(by_seed(summary, primary), by_seed(base, primary))))
         if contrast is not None and contrast.p_holm is not None:
-            shown = f"{contrast.p_holm:.2g}" if contrast.p_holm >= 1e-4 else "< 0.0001"
-            said.append(f"verdict: {contrast.verdict} (p {shown} over the arms)")
+            said.append(f"verdict: {contrast.verdict} (p {p_text(contrast.p_holm)} over the arms)")
     for name in THREE:
         if name != primary and summary.values(name):
             said.append(f"{_words(name)} {mean(summary.values(name)):.3f}")

@@ -22,7 +22,7 @@ from core.errors import InputError
 from core.files import whole_file
 from evaluation.details import detail_ids
 from evaluation.evaluate import METRICS
-from sweeps.claims import judge, parse_claim
+from sweeps.claims import judge, p_text, parse_claim
 from sweeps.contrasts import Contrast
 from sweeps.facts import COLLAPSED, THREE, Facts, agreements, answer, facts_of, is_collapsed
 from sweeps.grid import BASE, Published, expand_arms
@@ -104,6 +104,7 @@ def _fingerprint(sweep: Sweep) -> str:
     ]
     return digest([
         shown, sweep.plan.grid.model_dump(mode="json"), sweep.introduction, sweep.commit, sweep.problems,
+        [vars(contrast) for contrast in sweep.contrasts],
         [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(code)],
     ])  # fmt: skip
 
@@ -182,7 +183,7 @@ def _contrast_row(contrast: Contrast) -> dict[str, Any]:
         return "-" if value is None else f"{value:{form}}"
 
     def p(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
+        return "-" if value is None else p_text(value)
 
     interval = "-" if contrast.interval is None else f"{contrast.interval[0]:+.4f} to {contrast.interval[1]:+.4f}"
     return {

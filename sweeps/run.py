@@ -30,6 +30,7 @@ from evaluation.details import DETAILS
 from evaluation.evaluate import METRICS
 from evaluation.figures import FIGURES
 from sweeps import contrasts, cost, page, report, tracking, tracking_uri
+from sweeps.contrasts import Contrast
 from sweeps.grid import Fields, list_grids, load_grid, parse_settings
 from sweeps.hardware import cpu_flags, gpus_of_this_machine
 from sweeps.images import load_images
@@ -252,11 +253,12 @@ def _sweep(job: _Job, console: Console) -> int:
         if record.status == "done":
             tracker.drawn(record.trial)
     try:
-        tables = _write(job, records, outcome, tracker)
+        against_base = contrasts.of_sweep(plan, report.summarize(records), store)
+        tables = _write(job, records, against_base, outcome, tracker)
     except BaseException:
         tracker.close(status="FAILED", metrics={}, moment=0.0, artifacts=[])
         raise
-    exit_code = _conclude(job, records, tables, tracker, outcome, console)
+    exit_code = _conclude(job, records, against_base, tables, tracker, outcome, console)
     if ran:
         from sweeps import scheduler
 
@@ -264,13 +266,14 @@ def _sweep(job: _Job, console: Console) -> int:
     return exit_code
 
 
-def _write(job: _Job, records: list[TrialRecord], outcome: _Outcome, tracker: tracking.Tracker) -> list[Path]:
+def _write(
+    job: _Job, records: list[TrialRecord], against_base: list[Contrast], outcome: _Outcome, tracker: tracking.Tracker
+) -> list[Path]:
     """Writes tables and report, and ends the parent run with them; returns the tables' and the report's paths."""
     plan, store = job.plan, job.store
     folder = job.options.storage / "sweeps" / plan.sweep
     problems = [(r.trial.title, name, problem) for r in records for name, problem in _problems(r, store).items()]
     problems += [(plan.trials[key].title, "figures", reason) for key, reason in outcome.undrawn.items()]
-    against_base = contrasts.of_sweep(plan, report.summarize(records), store)
     sweep = page.Sweep(plan, records, store, job.introduction, _command(), git_commit(), problems, against_base)
     tables = report.write_tables(folder, plan, records)
     tables.append(contrasts.write(folder / "contrasts.csv", against_base))
@@ -394,11 +397,11 @@ def _problems(record: TrialRecord, store: Store) -> dict[str, str]:
 
 
 def _conclude(
-    job: _Job, records: list[TrialRecord], tables: list[Path], tracker: tracking.Tracker, outcome: _Outcome, console: Console
-) -> int:
-    summaries = report.summarize(records)
-    verdicts = {c.arm: c.verdict for c in contrasts.of_sweep(job.plan, summaries, job.store) if c.n > 1}
-    console.print(report.table(job.plan, summaries, verdicts))
+    job: _Job, records: list[TrialRecord], against_base: list[Contrast], tables: list[Path], tracker: tracking.Tracker,
+    outcome: _Outcome, console: Console,
+) -> int:  # fmt: skip
+    verdicts = {contrast.arm: contrast.verdict for contrast in against_base if contrast.n > 1}
+    console.print(report.table(job.plan, report.summarize(records), verdicts))
     for record in records:
         for name, problem in _problems(record, job.store).items():
             console.print(f"{record.trial.title}: no {name}: {problem}", highlight=False, soft_wrap=True)
