@@ -251,7 +251,7 @@ def test_the_main_job(tmp_path: Path, cache: Path) -> None:
     assert {m.source_run_id for m in models} == {r.info.run_id for r in found.values() if "encoder" in r.data.params}
     (parent,) = client.search_runs([experiment], "tags.role = 'sweep'")
     kept = {item.path for item in client.list_artifacts(parent.info.run_id)}
-    assert {"report.html", "table.csv", "trials.csv", "table.tex", "sweep.json"} == kept
+    assert {"report.html", "table.csv", "trials.csv", "table.tex", "contrasts.csv", "sweep.json"} == kept
     text = next((tmp_path / "results").glob("sweeps/*/report.html")).read_text()
     assert "http://" not in text and "https://" not in text and text.count("data:image/png") >= 18
 
