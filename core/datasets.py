@@ -80,7 +80,7 @@ class Source:
 
     @property
     def anomaly_only(self) -> bool:
-        """Whether it has test images alone."""
+        """Whether it is a set of anomalies, whose train images serve to choose trials alone."""
         return self.train_images == 0
 
 
@@ -92,8 +92,8 @@ DATASETS: dict[str, Source] = {
     "digits-m": Source(
         _arrays(digits_m.load), digits_m.VERSION, 7782, "handwritten digits blended into photographs; no network"
     ),
-    "digits-m-patches": Source(_arrays(digits_m.load_patches), digits_m.VERSION, 0, "digits-m's test backgrounds, no digit"),
-    "digits-m-black": Source(_arrays(digits_m.load_black), digits_m.VERSION, 0, "digits-m's test digits on black"),
+    "digits-m-patches": Source(_arrays(digits_m.load_patches), digits_m.VERSION, 0, "digits-m's backgrounds, no digit"),
+    "digits-m-black": Source(_arrays(digits_m.load_black), digits_m.VERSION, 0, "digits-m's digits on black"),
     **{
         name: Source(_arrays(vision.loader(name)), "torchvision", train_images, f"{name} by torchvision")
         for name, train_images in vision.TRAIN_IMAGES.items()
@@ -137,7 +137,7 @@ def count_train(name: str) -> int:
 
 
 def load(name: str, data_dir: Path, split: str) -> ImageSet:
-    """The ``train`` or ``test`` images of a data set; of an anomaly set, ``test``.
+    """The ``train`` or ``test`` images of a data set.
 
     Raises:
         InputError: if it cannot be had, or an image is broken.
@@ -150,6 +150,20 @@ def load(name: str, data_dir: Path, split: str) -> ImageSet:
 def load_anomalies(name: str, data_dir: Path) -> ImageSet:
     """The images of an anomaly set: its test split, of a folder without ``test/`` every image."""
     return load(name, data_dir, "test" if not name.startswith(FOLDER) else "anomalies")
+
+
+def load_validation_anomalies(name: str, data_dir: Path) -> ImageSet | None:
+    """Images of an anomaly set's kind for choosing trials: the validation part of its train split; None where it has none.
+
+    A folder needs class folders below ``train/`` for that.
+    """
+    if name.startswith(FOLDER) and not (Path(name.removeprefix(FOLDER)) / "train").is_dir():
+        return None
+    try:
+        train = load(name, data_dir, "train")
+    except InputError:
+        return None
+    return train.take(split_validation(train)[1])
 
 
 def load_splits(name: str, data_dir: Path, train_subset: int | None) -> Splits:

@@ -25,6 +25,7 @@ CLASS_NAMES = tuple(str(digit) for digit in range(10))
 _SEED = 1
 _TEST_DIGITS = 500
 _RENDERINGS = {"train": 6, "test": 4}
+_PATCHES = {"train": 10_000, "test": 2000}
 _SIDES = (20, 29)  # an enlarged digit's side: from 20 to 28 pixels
 _STRIP = 64  # the photographs are cut into strips this wide; a patch lies within one strip
 _TEST_STRIPS = (1, 4, 7)
@@ -60,15 +61,16 @@ def load(data_dir: Path, split: str) -> Loaded:
 
 
 def load_patches(data_dir: Path, split: str) -> Loaded:
-    """2,000 patches of the photographs' test regions, without a digit."""
-    rng = np.random.RandomState(_SEED + 10)
-    images = np.stack([_patch("test", rng) for _ in range(2000)]).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(images), np.zeros(2000, dtype=np.int64), ("patch",), None, None
+    """Patches of the photographs' regions without a digit: 2,000 of the test regions, 10,000 of the train regions."""
+    n = _PATCHES[split]
+    rng = np.random.RandomState(_SEED + {"train": 11, "test": 10}[split])
+    images = np.stack([_patch(split, rng) for _ in range(n)]).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(images), np.zeros(n, dtype=np.int64), ("patch",), None, None
 
 
 def load_black(data_dir: Path, split: str) -> Loaded:
-    """The test digits on black: what the images mean, without what they look like."""
-    made = _render("test", on_black=True)
+    """The split's digits on black: what the images mean, without what they look like."""
+    made = _render(split, on_black=True)
     return made.images, made.labels, CLASS_NAMES, made.groups, None
 
 

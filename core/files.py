@@ -34,8 +34,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Within the block no other process of this machine is within one for the same file; waits for its turn.
+
+    Args:
+        path: the lock's file, made where it is missing.
+        on_wait: called once where another process has to be waited for.
 
     A lock of the operating system (flock): it is free at once when its process dies, however that dies. Where the file system
     knows no locks, nothing is locked; files are whole all the same, and at worst something is made twice.
@@ -44,8 +48,15 @@ def locked(path: Path) -> Iterator[None]:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is not None:
+                on_wait()
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
         yield
 
 

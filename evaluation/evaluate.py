@@ -37,9 +37,10 @@ class Evidence:
     Attributes:
         train: features of the train images (without validation).
         validation: features of the held-out tenth.
-        test: features of the test images.
+        test: features of the test images; of none where they are withheld, since trials are still being chosen.
         classes: number of classes.
         anomalies: features of each anomaly set, by name.
+        validation_anomalies: features of the first set's images that belong to validation, if it has any.
         has_backbone: whether the backbone's features are other than the representation.
         history: one record for each epoch; empty for rows that train nothing.
         pairs: statistics of the training pairs, if any.
@@ -54,6 +55,7 @@ class Evidence:
     test: Features
     classes: int
     anomalies: Mapping[str, Features] = field(default_factory=dict)
+    validation_anomalies: Features | None = None
     has_backbone: bool = True
     history: tuple[Mapping[str, float], ...] = ()
     pairs: PairStatistics | None = None
@@ -108,11 +110,23 @@ class Evidence:
             return None
         return self.embed(invariance.operated(self.images.test.take(self.looked_at), operation)).representation
 
+    @cached_property
+    def validation_scores(self) -> anomaly.Scores:
+        """Anomaly scores of the validation images."""
+        return anomaly.scores(self.train.representation, self.validation.representation)
+
     def of_anomalies(self, name: str) -> AnomalyEvidence:
         """The evidence on one anomaly set."""
         representation = self.anomalies[name].representation
         scores = anomaly.scores(self.train.representation, representation)
         return AnomalyEvidence(self.test_scores, scores, representation if self.compact else None)
+
+    def validation_auc(self) -> float | None:
+        """Anomaly AUC of the first anomaly set on its images for validation; None where it has none."""
+        if self.validation_anomalies is None:
+            return None
+        scores = anomaly.scores(self.train.representation, self.validation_anomalies.representation)
+        return anomaly.auc(self.validation_scores, scores)
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,8 @@ class Metric:
         meaning: one line for help, tables and reports.
         version: raised when the function's meaning changes.
         per_anomaly_set: one number for each anomaly set; the first set's also goes by the bare name.
+        selects: looks at no test image, so that trials may be chosen by it.
+        of_headline: depends on the first anomaly set.
     """
 
     function: Callable[[Any], float | None]
@@ -141,6 +157,8 @@ class Metric:
     meaning: str
     version: int = 1
     per_anomaly_set: bool = False
+    selects: bool = False
+    of_headline: bool = False
 
 
 def _study(e: Evidence) -> float:
@@ -210,7 +228,16 @@ METRICS: dict[str, Metric] = {
         lambda e: anomaly.auc(e.test_scores, e.anomaly_scores), "higher",
         "ROC AUC of the distance to the 2 nearest train images, test against anomalies", version=2, per_anomaly_set=True,
     ),
-    "silhouette": Metric(lambda e: e.silhouettes[0], None, "of k-means clusters of the train representation; rewards low rank"),
+    "silhouette": Metric(
+        lambda e: e.silhouettes[0], None, "of k-means clusters of the train representation; rewards low rank", selects=True
+    ),
+    "validation_probe_accuracy": Metric(
+        lambda e: e.probe.validation_accuracy, "higher", "the probe's on validation, which chose its L2 penalty", selects=True
+    ),
+    "validation_anomaly_auc": Metric(
+        Evidence.validation_auc, "higher",
+        "ROC AUC of validation images against anomalies of their own, of the first set's kind", selects=True, of_headline=True,
+    ),
     "probe_accuracy_backbone": Metric(
         lambda e: e.backbone_probe.accuracy if e.has_backbone else None, "higher", "the same probe on the backbone's features"
     ),
@@ -284,15 +311,21 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 
 
-def metric_ids(anomaly_identities: Mapping[str, str]) -> dict[str, str]:
+def metric_ids(anomaly_identities: Mapping[str, str], *, choosing: bool = False) -> dict[str, str]:
     """Every value's name -> what identifies its computation: the metric, its version, the anomaly set's content.
 
     Args:
         anomaly_identities: anomaly set -> identity of its content, the headline first.
+        choosing: only the metrics by which trials may be chosen.
     """
     ids = {}
+    headline = next(iter(anomaly_identities.values()), "none")
     for name, metric in METRICS.items():
-        if metric.per_anomaly_set:
+        if choosing and not metric.selects:
+            continue
+        if metric.of_headline:
+            ids[name] = f"{name}@{metric.version}[{headline}]"
+        elif metric.per_anomaly_set:
             for which, identity in anomaly_identities.items():
                 ids[f"{name}/{which}"] = f"{name}@{metric.version}[{identity}]"
         else:

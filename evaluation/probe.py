@@ -48,7 +48,8 @@ def logistic_probe(train: Labelled, validation: Labelled, test: Labelled) -> Pro
     best (weak penalties take longest). The probe is not refitted on validation.
 
     Args:
-        train: points [N, D] float32 with labels [N] int64; likewise validation and test.
+        train: points [N, D] float32 with labels [N] int64; likewise validation and test, of which there may be none (M = 0;
+            the accuracy then is NaN).
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -66,8 +67,8 @@ def logistic_probe(train: Labelled, validation: Labelled, test: Labelled) -> Pro
         ignore_warnings(category=ConvergenceWarning)(model.fit)(x, train[1])
         validation_accuracy = float(np.mean(model.predict(xv) == validation[1]))
         if best is None or validation_accuracy > best.validation_accuracy:
-            predictions = model.predict(xt).astype(np.int64)
-            accuracy = float(np.mean(predictions == test[1]))
+            predictions = model.predict(xt).astype(np.int64) if len(xt) else np.empty(0, dtype=np.int64)
+            accuracy = float(np.mean(predictions == test[1])) if len(xt) else float("nan")
             converged = int(np.max(model.n_iter_)) < _MAX_ITERATIONS
             best = Probe(predictions, accuracy, l2, validation_accuracy, converged)
         error = np.sqrt(best.validation_accuracy * (1 - best.validation_accuracy) / len(xv))

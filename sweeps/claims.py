@@ -1,6 +1,6 @@
 """Claims of a grid file, such as ``probe_accuracy: base > neighbors > no-variance``: reading them, and what became of them.
 
-A claim names a metric and compares arms (or an arm with a number) in a chain. Each link is a two-sided t-test, at 5 %, of the
+A claim names a metric and compares arms (or an arm with a number) in a chain. Each link is a two-sided test, at 5 %, of the
 differences between seeds that both arms have (paired: one seed means the same initial weights, batches and draws). The chain
 holds if every link does, so no correction for several links is due; it fails if one link's difference is significant the other
 way. With one seed nothing is decided.
@@ -12,17 +12,17 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING, Literal
 
 from core.config import suggest
 from core.errors import InputError
 from evaluation.evaluate import METRICS
+from sweeps.inference import FIXED, LEVEL, SeedTest
 
 if TYPE_CHECKING:
     from sweeps.report import ArmSummary
 
-LEVEL = 0.05
 #: An arm's name or a number.
 Term = str | float
 Outcome = Literal["holds", "fails", "undecided"]
@@ -100,7 +100,8 @@ class Link:
         n: seeds that both have.
         difference: mean of left - right over the seeds; None where there is none.
         interval: its 95 % interval; None below two seeds.
-        p: of the two-sided t-test; None below two seeds.
+        p: of the two-sided test; None below two seeds.
+        test: the test's name.
         outcome: what became of it.
     """
 
@@ -110,6 +111,7 @@ class Link:
     difference: float | None
     interval: tuple[float, float] | None
     p: float | None
+    test: str
     outcome: Outcome
 
 
@@ -130,7 +132,7 @@ class Verdict:
     links: tuple[Link, ...]
 
 
-def judge(claim: Claim, summaries: Sequence[ArmSummary]) -> Verdict:
+def judge(claim: Claim, summaries: Sequence[ArmSummary], test: SeedTest = FIXED) -> Verdict:
     """Tests a claim on the seeds that are done."""
     by_arm = {summary.arm: summary for summary in summaries}
     metric = _resolve(claim.metric, summaries)
@@ -140,7 +142,7 @@ def judge(claim: Claim, summaries: Sequence[ArmSummary]) -> Verdict:
         return Verdict(claim, "undecided", reason, ())
     values = [term if isinstance(term, float) else by_seed(by_arm.get(term), metric) for term in claim.terms]
     links = tuple(
-        _link(claim.terms[i], claim.terms[i + 1], values[i], values[i + 1], claim.greater) for i in range(len(values) - 1)
+        _link(claim.terms[i], claim.terms[i + 1], values[i], values[i + 1], claim.greater, test) for i in range(len(values) - 1)
     )
     outcomes = {link.outcome for link in links}
     outcome: Outcome = "fails" if "fails" in outcomes else "undecided" if "undecided" in outcomes else "holds"
@@ -181,30 +183,16 @@ def _at(side: Values, seed: int | None) -> float | None:
     return side if isinstance(side, float) else side.get(seed, side.get(None))
 
 
-def _link(left: Term, right: Term, a: Values, b: Values, greater: bool) -> Link:
+def _link(left: Term, right: Term, a: Values, b: Values, greater: bool, test: SeedTest) -> Link:
     differences = paired_differences(a, b)
     n = len(differences)
     difference = mean(differences) if differences else None
-    test = paired_t(differences)
-    if test is None or difference is None:
-        return Link(left, right, n, difference, None, None, "undecided")
-    interval, p = test
+    tested = test(differences)
+    if tested is None or difference is None:
+        return Link(left, right, n, difference, None, None, test.name, "undecided")
+    interval, p = tested
     decided: Outcome = "holds" if (difference > 0) == greater else "fails"
-    return Link(left, right, n, difference, interval, p, decided if p < LEVEL else "undecided")
-
-
-def paired_t(differences: Sequence[float]) -> tuple[tuple[float, float], float] | None:
-    """The 95 % interval of the mean difference, and the p-value of a two-sided t-test against zero (scipy).
-
-    None where the test is not defined: for fewer than two differences, or where they do not spread.
-    """
-    from scipy.stats import ttest_1samp
-
-    if len(differences) < 2 or stdev(differences) <= 1e-12 * max(map(abs, differences)):
-        return None
-    result = ttest_1samp(differences, 0.0)
-    low, high = result.confidence_interval(0.95)
-    return (float(low), float(high)), float(result.pvalue)
+    return Link(left, right, n, difference, interval, p, test.name, decided if p < LEVEL else "undecided")
 
 
 def _describe(link: Link) -> str:
@@ -216,7 +204,7 @@ def _describe(link: Link) -> str:
             return f"{names}: {link.difference:+.4f} in each of {link.n} seeds, without the spread that a test needs"
         return f"{names}: {link.difference:+.4f} with one seed, where nothing is claimed"
     low, high = link.interval
-    shown = f"95 % interval [{low:+.4f}, {high:+.4f}], p {p_text(link.p)}, n = {link.n}, t-test"
+    shown = f"95 % interval [{low:+.4f}, {high:+.4f}], p {p_text(link.p)}, n = {link.n}, {link.test}"
     return f"{names}: {link.difference:+.4f}, {shown}"
 
 

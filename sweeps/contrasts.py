@@ -1,7 +1,7 @@
 """Each arm against base on the grid's primary metric, paired by seed, honest about what n can show.
 
-The differences of one seed share initial weights, batches and draws, so they are paired; their t-test is two-sided, and
-p-values are corrected over the arms by Holm's method. Other metrics than the primary one are described, never tested.
+The differences of one seed share initial weights, batches and draws, so they are paired; their test is two-sided, and p-values
+are corrected over the arms by Holm's method. Other metrics than the primary one are described, never tested.
 """
 
 from __future__ import annotations
@@ -18,17 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.files import whole_file
-from sweeps.claims import LEVEL, by_seed, paired_differences, paired_t
+from sweeps.claims import by_seed, paired_differences
 from sweeps.grid import BASE
+from sweeps.inference import FIXED, LEVEL, SeedTest, bootstrap_error, detectable, holm
 from sweeps.plan import Plan
 from sweeps.report import ArmSummary
 from sweeps.store import Store
 
 Verdict = Literal["higher", "lower", "equivalent", "undecided", "one seed", "no result"]
-
-#: The probability with which a difference of ``Contrast.detectable`` would have been found.
-POWER = 0.8
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -39,13 +36,15 @@ class Contrast:
         arm: its name.
         n: seeds that both have.
         difference: mean over the seeds of the arm's value less base's; None where there is none.
-        interval: its 95 % interval (t); None where it is not defined.
-        p: of the paired t-test, two-sided.
+        interval: its 95 % interval; None where it is not defined, infinite where so few seeds can show no difference.
+        p: of the test, two-sided.
         p_holm: the same, corrected over the arms that are tested.
-        detectable: the difference that n seeds with this spread would have shown with a probability of POWER, uncorrected.
+        detectable: the difference that n seeds with this spread would have shown with a probability of 80 %, uncorrected;
+            None where so few seeds show nothing.
         correlation: Pearson's, of the two arms' values over the seeds: what pairing achieved; None below three seeds.
         test_error: standard error of the difference that the finite test set leaves (bootstrap over its images); None where
             single images' outcomes are not kept.
+        deviation: standard deviation of the differences.
         verdict: what the numbers say.
     """
 
@@ -58,12 +57,14 @@ class Contrast:
     detectable: float | None = None
     correlation: float | None = None
     test_error: float | None = None
+    deviation: float | None = None
     verdict: Verdict = "no result"
 
 
 def contrasts(
-    summaries: Sequence[ArmSummary], metric: str, margin: float, test_errors: Mapping[str, float] | None = None
-) -> list[Contrast]:
+    summaries: Sequence[ArmSummary], metric: str, margin: float, test_errors: Mapping[str, float] | None = None,
+    test: SeedTest = FIXED,
+) -> list[Contrast]:  # fmt: skip
     """Every arm against base.
 
     Args:
@@ -71,6 +72,7 @@ def contrasts(
         metric: the primary metric.
         margin: differences whose interval lies within -margin to margin count as equivalent.
         test_errors: arm -> standard error that the test set leaves, where it is known.
+        test: how differences are tested.
     """
     base = next((summary for summary in summaries if summary.arm == BASE), None)
     if base is None:
@@ -80,24 +82,26 @@ def contrasts(
         same = [r.trial.key for r in summary.records] == [r.trial.key for r in base.records]
         added = bool(summary.records[0].trial.added_for)  # a parent that no arm asked for is no question of the grid's
         if summary.arm != BASE and not same and not added:
-            found.append(_contrast(summary, base, metric, (test_errors or {}).get(summary.arm)))
+            found.append(_contrast(summary, base, metric, (test_errors or {}).get(summary.arm), test))
     corrected = iter(holm([contrast.p for contrast in found if contrast.p is not None]))
     found = [contrast if contrast.p is None else replace(contrast, p_holm=next(corrected)) for contrast in found]
     return [replace(contrast, verdict=_verdict(contrast, margin)) for contrast in found]
 
 
-def _contrast(summary: ArmSummary, base: ArmSummary, metric: str, test_error: float | None) -> Contrast:
+def _contrast(
+    summary: ArmSummary, base: ArmSummary, metric: str, test_error: float | None, test: SeedTest
+) -> Contrast:  # fmt: skip
     mine, theirs = by_seed(summary, metric), by_seed(base, metric)
     differences = paired_differences(mine, theirs)
     contrast = Contrast(summary.arm, len(differences), mean(differences) if differences else None, test_error=test_error)
-    test = paired_t(differences)
-    if test is None:
+    tested = test(differences)
+    if tested is None:
         return contrast
     both = [seed for seed in mine if seed is not None and seed in theirs]
     pairs = [(mine[seed], theirs[seed]) for seed in both]
     return replace(
-        contrast, interval=test[0], p=test[1], detectable=detectable(stdev(differences), len(differences)),
-        correlation=_correlation(pairs),
+        contrast, interval=tested[0], p=tested[1], detectable=detectable(stdev(differences), len(differences), test),
+        correlation=_correlation(pairs), deviation=stdev(differences),
     )  # fmt: skip
 
 
@@ -119,51 +123,6 @@ def _verdict(contrast: Contrast, margin: float) -> Verdict:
     if contrast.p_holm < LEVEL:
         return "higher" if contrast.difference > 0 else "lower"
     return "undecided"
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, in the order given (Holm, Scandinavian Journal of Statistics 1979)."""
-    order = np.argsort(p_values, kind="stable")
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        corrected[i] = largest
-    return corrected
-
-
-def detectable(deviation: float, n: int) -> float:
-    """The smallest true difference that a paired t-test at 5 % finds with probability POWER, for n differences of this spread.
-
-    Args:
-        deviation: the differences' standard deviation.
-        n: at least 2.
-    """
-    from scipy.optimize import brentq
-    from scipy.stats import nct, t
-
-    critical = t.ppf(1 - LEVEL / 2, n - 1)
-
-    def lacking(shift: float) -> float:
-        """POWER less the power where the noncentrality is ``shift``."""
-        return POWER - float(nct.sf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift))
-
-    enough = 1.0
-    while lacking(enough) > 0:  # scipy's distribution is not defined far out, so no further than needed
-        enough *= 1.5
-    return float(brentq(lacking, 1e-9, enough)) * deviation / float(np.sqrt(n))
-
-
-def bootstrap_error(differences: NDArray[np.float64], groups: NDArray[np.int64] | None = None) -> float:
-    """Standard error of the mean of single images' differences, by a bootstrap over images (or over groups of them).
-
-    Args:
-        differences: [M], e.g. how much more often an arm than base named each test image rightly, mean over the seeds.
-        groups: [M]; images of one group (renderings of one digit) are drawn together.
-    """
-    _, index = np.unique(np.arange(len(differences)) if groups is None else groups, return_inverse=True)
-    sums, counts = np.bincount(index, differences), np.bincount(index)
-    draws = np.random.Generator(np.random.Philox(key=0)).integers(len(sums), size=(_RESAMPLES, len(sums)))
-    return float((sums[draws].sum(axis=1) / counts[draws].sum(axis=1)).std(ddof=1))
 
 
 def test_set_errors(summaries: Sequence[ArmSummary], store: Store) -> dict[str, float]:
@@ -197,10 +156,10 @@ def _right(summary: ArmSummary, store: Store) -> dict[int | None, tuple[NDArray[
     return found
 
 
-def of_sweep(plan: Plan, summaries: Sequence[ArmSummary], store: Store) -> list[Contrast]:
+def of_sweep(plan: Plan, summaries: Sequence[ArmSummary], store: Store, test: SeedTest = FIXED) -> list[Contrast]:
     """The contrasts of a sweep on its grid's primary metric, with its margin."""
     errors = test_set_errors(summaries, store) if plan.grid.primary == "probe_accuracy" else {}
-    return contrasts(summaries, plan.grid.primary, plan.grid.margin, errors)
+    return contrasts(summaries, plan.grid.primary, plan.grid.margin, errors, test)
 
 
 def write(path: Path, found: Sequence[Contrast]) -> Path:

@@ -87,10 +87,16 @@ class Drawings:
         self._task = ray.remote(num_cpus=1, max_calls=0)(draw_trial)
         self._open: dict[Any, Trial] = {}
 
+    def added(self, trial: Trial) -> None:
+        """Nothing to draw yet."""
+
     def started(self, trial: Trial) -> None:
         """Nothing to draw yet."""
 
     def epoch(self, trial: Trial, record: dict[str, float]) -> None:
+        """Nothing to draw yet."""
+
+    def waiting(self, trial: Trial, reason: str) -> None:
         """Nothing to draw yet."""
 
     def ended(self, record: TrialRecord) -> None:

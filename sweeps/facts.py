@@ -5,6 +5,7 @@ Everything here describes. Where an arm differs from base in more than one thing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -12,7 +13,7 @@ from typing import Any
 
 from core.config import TrialConfig
 from core.pairing import PAIRINGS
-from sweeps.claims import by_seed, p_text, paired_differences, paired_t
+from sweeps.claims import by_seed, p_text, paired_differences
 from sweeps.contrasts import Contrast
 from sweeps.grid import BASE
 from sweeps.plan import Trial
@@ -161,7 +162,8 @@ def answer(summary: ArmSummary, base: ArmSummary | None, facts: Facts, primary: 
     if base is not None and base.arm != summary.arm and base.values(primary):
         if [r.trial.key for r in summary.records] == [r.trial.key for r in base.records]:
             return f"the same trial as base: {said[0]}."
-        said.append(_to_base(paired_differences(by_seed(summary, primary), by_seed(base, primary))))
+        differences = paired_differences(by_seed(summary, primary), by_seed(base, primary))
+        said.append(_to_base(differences, None if contrast is None else contrast.interval))
         if contrast is not None and contrast.p_holm is not None:
             said.append(f"verdict: {contrast.verdict} (p {p_text(contrast.p_holm)} over the arms)")
     for name in THREE:
@@ -176,7 +178,7 @@ def answer(summary: ArmSummary, base: ArmSummary | None, facts: Facts, primary: 
     return "; ".join(text for text in said if text) + "."
 
 
-def _to_base(differences: Sequence[float]) -> str:
+def _to_base(differences: Sequence[float], interval: tuple[float, float] | None) -> str:
     if not differences:
         return ""
     difference = mean(differences)
@@ -184,8 +186,9 @@ def _to_base(differences: Sequence[float]) -> str:
     text = f"{abs(difference):.3f} {where} base" if difference else "equal to base"
     if len(differences) == 1:
         return f"{text} (one seed: nothing is claimed)"
-    test = paired_t(differences)
-    return text if test is None else f"{text} (95 % interval of the difference {test[0][0]:+.3f} to {test[0][1]:+.3f})"
+    if interval is None or not math.isfinite(interval[0]):
+        return text
+    return f"{text} (95 % interval of the difference {interval[0]:+.3f} to {interval[1]:+.3f})"
 
 
 def _words(metric: str) -> str:

@@ -15,10 +15,12 @@ from core.config import TrialConfig, suggest
 from core.errors import InputError
 from evaluation.evaluate import METRICS
 from sweeps.claims import parse_claim
+from sweeps.space import Range, Search
 
 GRIDS = Path(__file__).parent / "grids"
 BASE = "base"
 Fields = dict[str, Any]
+POINT = re.compile(r"point-\d+$")
 
 #: Fields whose own value is a list: in an arm only a list of lists makes several arms of them.
 _LISTS = {"projector_dims", "anomaly_datasets"}
@@ -66,7 +68,8 @@ class Grid(BaseModel):
     primary: str = "probe_accuracy"
     margin: float = Field(0.01, gt=0, allow_inf_nan=False)
     base: Fields = Field(default_factory=dict)
-    arms: dict[str, Fields | None] = Field(min_length=1)
+    arms: dict[str, Fields | None] = Field(default_factory=dict)
+    search: Search | None = None
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     claims: tuple[Annotated[StatedClaim, BeforeValidator(_stated)], ...] = ()
     published: dict[str, Published] = Field(default_factory=dict)
@@ -107,6 +110,11 @@ def load_grid(name: str) -> Grid:
     except ValidationError as error:
         raise InputError([f"{path}: {_grid_fault(fault)}" for fault in error.errors()]) from None
     faults = []
+    if not grid.arms and grid.search is None:
+        faults.append("arms: at least one is needed, or a search")
+    faults += [
+        f"arms.{arm}: that name belongs to a point of the search" for arm in grid.arms if grid.search and POINT.match(arm)
+    ]
     if grid.primary not in METRICS:
         faults.append(
             f"primary: {grid.primary!r} is no metric{suggest(grid.primary, list(METRICS))}; there are {', '.join(METRICS)}"
@@ -175,7 +183,10 @@ def _grid_keys() -> list[str]:
 def _grid_fault(fault: Any) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        nested = {"claims": list(StatedClaim.model_fields), "published": list(Published.model_fields)}
+        nested = {
+            "claims": list(StatedClaim.model_fields), "published": list(Published.model_fields),
+            "search": list((Range if len(fault["loc"]) > 2 else Search).model_fields),
+        }  # fmt: skip
         keys = nested.get(str(fault["loc"][0]), _grid_keys())
         return f"unknown key {path!r}{suggest(str(fault['loc'][-1]), keys)}; the keys are {', '.join(keys)}"
     return f"{path}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

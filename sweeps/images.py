@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from core.config import TrialConfig, check_sizes
-from core.datasets import ImageSet, Splits, load_anomalies, load_splits
+from core.datasets import ImageSet, Splits, load_anomalies, load_splits, load_validation_anomalies
 from core.errors import InputError
 from sweeps.plan import Trial
 
@@ -20,10 +20,12 @@ class Images:
     Attributes:
         splits: (dataset, train_subset) -> train, validation, test.
         anomalies: anomaly set -> its images.
+        validation_anomalies: headline anomaly set -> its images for choosing trials, if it has any.
     """
 
     splits: Mapping[tuple[str, int | None], Splits]
     anomalies: Mapping[str, ImageSet]
+    validation_anomalies: Mapping[str, ImageSet | None] = field(default_factory=dict)
 
     def of(self, config: TrialConfig) -> Splits:
         """A config's own images."""
@@ -62,7 +64,8 @@ def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
             faults += error.faults
     if faults:
         raise InputError(list(dict.fromkeys(faults)))
-    return Images(splits, anomalies)
+    headlines = dict.fromkeys(config.anomaly_datasets[0] for config in configs if config.anomaly_datasets)
+    return Images(splits, anomalies, {name: load_validation_anomalies(name, data_dir) for name in headlines})
 
 
 def _lineage(config: TrialConfig) -> list[TrialConfig]:

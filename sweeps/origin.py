@@ -1,8 +1,10 @@
-"""Which code runs."""
+"""What was typed, and which code runs."""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 
@@ -15,3 +17,8 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def command() -> str:
+    """What was typed, as it can be typed again."""
+    return shlex.join(["python", "sweeps/run.py", *sys.argv[1:]])

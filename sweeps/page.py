@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,21 +21,24 @@ from typing import TYPE_CHECKING, Any
 from core.config import METHODS, digest
 from core.errors import InputError
 from core.files import whole_file
-from evaluation.details import detail_ids
 from evaluation.evaluate import METRICS
 from sweeps.claims import judge, p_text, parse_claim
 from sweeps.contrasts import Contrast
 from sweeps.facts import COLLAPSED, THREE, Facts, agreements, answer, facts_of, is_collapsed
 from sweeps.grid import BASE, Published, expand_arms
 from sweeps.images import Images, load_images
+from sweeps.inference import FIXED, SeedTest
 from sweeps.plan import Plan
 from sweeps.report import ArmSummary, cell, columns_of, summarize, text_of
+from sweeps.space import Range
 from sweeps.store import Store, TrialRecord
+from sweeps.study import REDUCTION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from evaluation.comparisons import Arm
+    from sweeps.search import Searched
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: Classes whose retrievals are shown.
@@ -54,6 +58,8 @@ class Sweep:
         commit: of the code, if it is known.
         problems: details and figures that are not defined: (title, name, problem).
         contrasts: the arms against base.
+        test: how seeds were tested.
+        searched: what a search found.
     """
 
     plan: Plan
@@ -64,6 +70,8 @@ class Sweep:
     commit: str | None
     problems: Sequence[tuple[str, str, str]]
     contrasts: Sequence[Contrast] = ()
+    test: SeedTest = FIXED
+    searched: Searched | None = None
 
 
 def write_page(path: Path, sweep: Sweep, data_dir: Path) -> Path:
@@ -104,7 +112,8 @@ def _fingerprint(sweep: Sweep) -> str:
     ]
     return digest([
         shown, sweep.plan.grid.model_dump(mode="json"), sweep.introduction, sweep.commit, sweep.problems,
-        [vars(contrast) for contrast in sweep.contrasts],
+        [vars(contrast) for contrast in sweep.contrasts], sweep.test.name,
+        None if sweep.searched is None else [sweep.searched.rows(), sweep.searched.importances],
         [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(code)],
     ])  # fmt: skip
 
@@ -152,10 +161,12 @@ def _content(sweep: Sweep, images: Images | None) -> dict[str, Any]:
         "claims": [
             {"text": verdict.claim.text, "outcome": verdict.outcome, "reason": verdict.reason, "source": stated.source}
             for stated, claim in parsed
-            for verdict in [judge(claim, summaries)]
+            for verdict in [judge(claim, summaries, sweep.test)]
         ],
         "primary": plan.grid.primary.replace("_", " "),
         "margin": f"{plan.grid.margin:g}",
+        "test_note": sweep.test.note,
+        "search": None if sweep.searched is None else _search(sweep.searched),
         "contrasts": [_contrast_row(contrast) for contrast in sweep.contrasts],
         "fact_names": list(facts[0].facts) if facts else [],
         "facts": [_fact_row(fact) for fact in facts],
@@ -185,7 +196,8 @@ def _contrast_row(contrast: Contrast) -> dict[str, Any]:
     def p(value: float | None) -> str:
         return "-" if value is None else p_text(value)
 
-    interval = "-" if contrast.interval is None else f"{contrast.interval[0]:+.4f} to {contrast.interval[1]:+.4f}"
+    bounded = contrast.interval is not None and math.isfinite(contrast.interval[0])
+    interval = f"{contrast.interval[0]:+.4f} to {contrast.interval[1]:+.4f}" if contrast.interval and bounded else "-"
     return {
         "arm": contrast.arm, "verdict": contrast.verdict, "n": contrast.n, "difference": number(contrast.difference),
         "interval": interval, "p": p(contrast.p), "p_holm": p(contrast.p_holm),
@@ -311,7 +323,7 @@ def _arm(summary: ArmSummary, sweep: Sweep) -> Arm:
     done = [record for record in summary.records if record.status == "done"]
     trial, base = done[0].trial, sweep.plan.base
     same_images = (trial.config.dataset, trial.config.train_subset) == (base.dataset, base.train_subset)
-    wanted = [n for n in detail_ids(trial.anomalies) if n.partition("/")[0] in ("projection", "tsne", "retrieval", "anomalies")]
+    wanted = [n for n in trial.detail_ids if n.partition("/")[0] in ("projection", "tsne", "retrieval", "anomalies")]
     names = {name for record in done for name in record.metrics}
     return Arm(
         name=summary.arm,
@@ -334,6 +346,38 @@ def _picture(title: str, figure: Figure) -> dict[str, Any]:
     width, height = image.size
     data = content.getvalue()
     return {"data": base64.b64encode(data).decode(), "alt": title, "title": title, "width": width, "height": height}
+
+
+def _search(searched: Searched) -> dict[str, Any]:
+    """The search's figures and its table of points."""
+    from evaluation import search_figures
+    from evaluation.style import styled
+
+    search = searched.search
+    logs = {name: isinstance(choices, Range) and choices.log for name, choices in search.space.items()}
+    tried = [
+        search_figures.Tried(p.number, search.meant(p.params), p.values, p.state != "infeasible", p.number in searched.chosen)
+        for p in searched.points
+        if set(p.params) == set(search.space)
+    ]
+    names, minimized = search.objectives, [search.minimizes(name) for name in search.objectives]
+    valued = sum(bool(point.values) for point in tried)
+    with styled():
+        drawn = {
+            "what was tried": search_figures.history(tried, names, minimized) if tried else None,
+            "Pareto front": search_figures.fronts(tried, names),
+            "importance of the fields": search_figures.importances(searched.importances, names, valued),
+            **{f"{name} over pairs of fields": search_figures.responses(tried, i, name, logs) for i, name in enumerate(names)},
+        }
+        figures = [_picture(title, figure) for title, figure in drawn.items() if figure is not None]
+    head, rows = searched.rows()
+    states = [point.state for point in searched.points]
+    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    return {
+        "objectives": " and ".join(names), "several": len(names) > 1, "figures": figures, "head": head, "rows": rows,
+        "counts": ", ".join(counts) or "none", "early_stopping": search.early_stopping, "reduction": REDUCTION,
+        "chosen": ", ".join(searched.titles.get(number, str(number)) for number in searched.chosen) or "none",
+    }  # fmt: skip
 
 
 # -- what was run --------------------------------------------------------------------------------------------------------

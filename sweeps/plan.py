@@ -6,7 +6,7 @@ Later lies over earlier: profile, the grid's ``base``, the arm, ``--set``. Nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from core.config import PROFILES, TrialConfig, digest, make_config, resolve_prec
 from core.datasets import identify
 from core.errors import InputError
 from core.pairing import PAIRINGS
+from evaluation.details import detail_ids
+from evaluation.evaluate import metric_ids
+from evaluation.figures import figure_ids
 from sweeps.grid import BASE, Fields, Grid, expand_arms, merge, select_arms, settings_faults
 
 #: What a neighbour trial's parent takes from the trial itself; all else comes from the grid's base.
@@ -36,6 +39,7 @@ class Trial:
         data: identity of its data set's content.
         anomalies: identity of each anomaly set's content, the headline first.
         differs: fields in which it differs from base, name -> (base's value, its own).
+        choosing: whether a search is still choosing, so that only metrics that look at no test image may be had of it.
     """
 
     key: str
@@ -49,6 +53,22 @@ class Trial:
     data: str
     anomalies: Mapping[str, str]
     differs: Mapping[str, tuple[Any, Any]]
+    choosing: bool = False
+
+    @property
+    def metric_ids(self) -> dict[str, str]:
+        """What it is to be given: metric -> what identifies its computation."""
+        return metric_ids(self.anomalies, choosing=self.choosing)
+
+    @property
+    def detail_ids(self) -> dict[str, str]:
+        """Arrays of single images that it is to be given, likewise; none while a search is choosing."""
+        return {} if self.choosing else detail_ids(self.anomalies)
+
+    @property
+    def figure_ids(self) -> dict[str, str]:
+        """Figures that it is to be given, likewise."""
+        return {} if self.choosing else figure_ids(self.title, self.anomalies)
 
     @property
     def title(self) -> str:
@@ -76,6 +96,10 @@ class Plan:
     trials: Mapping[str, Trial]
     wanted: frozenset[str]
 
+    def extended(self, other: Plan) -> Plan:
+        """This plan and what another plan of the same sweep has beyond it."""
+        return replace(self, trials={**other.trials, **self.trials}, wanted=self.wanted | other.wanted)
+
     def waits_for(self, trial: Trial) -> tuple[str, ...]:
         """Keys of the plan's trials that must be over before this one starts: its parent, and what it continues."""
         continued = next((key for _, key in trial.shorter if key in self.trials), None)
@@ -98,6 +122,7 @@ def make_plan(
     settings: Fields,
     seeds: Sequence[int],
     arms: Sequence[str] | None,
+    choosing: Collection[str] = (),
     data_dir: Path,
     gpu: bool,
     cpu_flags: frozenset[str],
@@ -111,6 +136,7 @@ def make_plan(
         settings: ``--set``, parsed.
         seeds: at least one.
         arms: names of the arms wanted; None: all.
+        choosing: names of the arms of a search that only validation may be looked at for.
         data_dir: where data sets and the hashes of folders are kept.
         gpu: whether the trials run on GPUs (resolves ``precision: auto``).
         cpu_flags: the processor's features (likewise).
@@ -137,7 +163,8 @@ def make_plan(
         # Every arm would report base's faults again; of the arms only what they say themselves is looked at.
         raise InputError(list(dict.fromkeys([*faults, *error.faults, *_arm_faults(everything)]))) from None
     base = resolve_precision(base, gpu=gpu, cpu_flags=cpu_flags)
-    sweep = f"{grid.name}-{digest(_identity(base.fields()))[:8]}"
+    identity = _identity(base.fields()) | ({} if grid.search is None else {"search": grid.search.identity})
+    sweep = f"{grid.name}-{digest(identity)[:8]}"
 
     configs: list[tuple[str, TrialConfig]] = []
     for name, own in everything.items():
@@ -174,7 +201,9 @@ def make_plan(
         if config.needs_parent and config.parent is not None:
             wanted.append(trial_key(config.parent, identities))
             waiting.append(wanted[-1])
-    trials = {key: _finish(key, draft, base, identities, anomaly_identities) for key, draft in drafts.items()}
+    trials = {
+        key: _finish(key, draft, base, identities, anomaly_identities, frozenset(choosing)) for key, draft in drafts.items()
+    }
     return Plan(grid, profile, base, sweep, trials, frozenset(wanted))
 
 
@@ -267,6 +296,7 @@ def _finish(
     base: TrialConfig,
     identities: Mapping[str, str],
     anomaly_identities: Mapping[str, str],
+    choosing: frozenset[str],
 ) -> Trial:
     config = draft.config
     shorter: list[tuple[int, str]] = []
@@ -296,4 +326,5 @@ def _finish(
         data=identities[config.dataset],
         anomalies={name: anomaly_identities[name] for name in config.anomaly_datasets if name in anomaly_identities},
         differs=differs,
+        choosing=bool(draft.arms) and choosing.issuperset(draft.arms),
     )

@@ -1,32 +1,57 @@
-"""Live progress: a bar and the running trials in a terminal, plain lines in a log file; both with the time left."""
+"""Progress that reads well in a terminal and in a log file: a line a trial as it ends, and how far the sweep is.
+
+In a terminal the last lines are redrawn: a bar for the sweep, one for each running trial. In a log file the same is said in a
+line, every 20 seconds. A trial from which nothing is heard is said to be stalled, once, with what is known of the reason.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
+from evaluation.evaluate import METRICS
 from sweeps.cost import wall_time
 from sweeps.plan import Plan, Trial
 from sweeps.store import TrialRecord
 
 _LOG_EVERY = 20.0  # seconds between status lines in a log file
+#: A trial is stalled when nothing was heard of it for so many times its slowest epoch so far (before the first: its whole
+#: estimate), and at least so many seconds.
+_STALLED = 10.0
+_STALLED_SECONDS = 60.0
+
+
+@dataclass
+class _Running:
+    began: float
+    heard: float  # when an epoch was last heard of
+    epochs: int = 0
+    slowest: float = 0.0  # of its epochs
+    warned: bool = False
 
 
 class Progress:
     """Shows what happens. A thread of its own redraws, so the display lives while Tune's loop sleeps."""
 
-    def __init__(self, plan: Plan, seconds: Mapping[str, float], slots: int, console: Console) -> None:
+    def __init__(self, plan: Plan, seconds: Mapping[str, float], slots: int, console: Console, *, points: int = 0) -> None:
+        """Takes the plan, the seconds that its open trials are estimated to take, and how many trials a search will add."""
         self._plan, self._slots, self._console = plan, slots, console
         self._estimate = dict(seconds)
         self._left = dict(seconds)  # key -> estimated seconds still to go
+        self._points = points
         self._speed: list[float] = []  # actual / estimated seconds of the trials that ended
-        self._running: dict[str, tuple[float, int]] = {}  # key -> start, epochs done
-        self._counts = {"done": len(plan.wanted) - len(seconds), "failed": 0, "skipped": 0}
+        self._running: dict[str, _Running] = {}
+        self._total = len(plan.wanted)
+        self._counts = {"done": len(plan.wanted) - len(seconds), "failed": 0, "skipped": 0, "stopped": 0}
+        self._best: tuple[float, str] | None = None  # value, what it is of
         self._drawn = 0
         self._began = time.monotonic()
         self._lock = threading.Lock()
@@ -41,72 +66,139 @@ class Progress:
         self._stop.set()
         self._thread.join()
 
+    def added(self, trial: Trial) -> None:
+        """A search decided on one more trial; it is expected to take as long as those before it."""
+        with self._lock:
+            known = [self._estimate[key] for key in self._estimate]
+            self._estimate[trial.key] = self._left[trial.key] = sum(known) / len(known) if known else 60.0
+            self._plan = self._plan.extended(_single(self._plan, trial))
+            self._total += 1
+            self._points = max(0, self._points - 1)
+
     def started(self, trial: Trial) -> None:
         """A worker took the trial."""
+        now = time.monotonic()
         with self._lock:
-            self._running[trial.key] = (time.monotonic(), 0)
+            self._running[trial.key] = _Running(now, now)
 
     def epoch(self, trial: Trial, record: dict[str, float]) -> None:
         """An epoch ended."""
+        now = time.monotonic()
         with self._lock:
-            start, _ = self._running.get(trial.key, (time.monotonic(), 0))
-            self._running[trial.key] = (start, int(record["epoch"]))
+            running = self._running.setdefault(trial.key, _Running(now, now))
+            running.epochs, running.heard, running.warned = int(record["epoch"]), now, False
+            running.slowest = max(running.slowest, record.get("seconds", 0.0))
+
+    def waiting(self, trial: Trial, reason: str) -> None:
+        """A worker has to wait before it can work on the trial."""
+        self._say("waits", "yellow", f"{trial.title}  {reason}")
 
     def ended(self, record: TrialRecord) -> None:
         """A trial is over."""
-        key = record.trial.key
+        key, search = record.trial.key, self._plan.grid.search
+        primary = self._plan.grid.primary if search is None else search.objectives[0]
         with self._lock:
             self._counts[record.status] = self._counts.get(record.status, 0) + 1
-            start, _ = self._running.pop(key, (None, 0))
+            running = self._running.pop(key, None)
             estimated = self._left.pop(key, None)
-            if start is not None and estimated:
-                self._speed.append((time.monotonic() - start) / self._estimate[key])
-        what = ""
-        if record.status == "done":
-            primary = record.metrics.get(self._plan.grid.primary)
-            what = f"  {self._plan.grid.primary} {primary:.4f}" if primary is not None else ""
-        elif record.reason:
+            if running is not None and estimated and record.status == "done":
+                self._speed.append((time.monotonic() - running.began) / self._estimate[key])
+            value = record.metrics.get(primary) if record.status == "done" else None
+            sign = -1 if METRICS[primary].better == "lower" else 1
+            if value is not None and (self._best is None or sign * value > sign * self._best[0]):
+                self._best = value, f"{primary} so far {value:.4f} ({record.trial.title})"
+        what = f"  {primary} {value:.4f}" if value is not None else ""
+        if record.status != "done" and record.reason:
             what = f"  {record.reason}"
-        style = {"done": "green", "failed": "bold red", "skipped": "yellow"}.get(record.status, "")
-        line = Text.assemble((f"{record.status:>8}", style), f"  {record.trial.title}{what}")
-        self._console.print(line, soft_wrap=True, highlight=False)
+        style = {"done": "green", "failed": "bold red", "skipped": "yellow", "stopped": "yellow"}.get(record.status, "")
+        self._say(record.status, style, f"{record.trial.title}{what}")
 
     def drawn(self, trial: Trial) -> None:
         """A trial's figures are drawn."""
         with self._lock:
             self._drawn += 1
 
+    def _say(self, what: str, style: str, text: str) -> None:
+        self._console.print(Text.assemble((f"{what:>8}", style), f"  {text}"), soft_wrap=True, highlight=False)
+
+    # -- how far it is ---------------------------------------------------------------------------------------------------
+
+    def _remaining(self, now: float) -> float:
+        factor = sum(self._speed) / len(self._speed) if self._speed else 1.0
+        left = {}
+        for key, seconds in self._left.items():
+            spent = now - self._running[key].began if key in self._running else 0.0
+            left[key] = max(seconds * factor - spent, 1.0)
+        further = self._points * factor * (sum(self._estimate.values()) / len(self._estimate) if self._estimate else 0.0)
+        return wall_time(self._plan, left, self._slots) + further / self._slots
+
+    def _summary(self) -> str:
+        """Counts, times and the best so far; the caller holds the lock."""
+        now = time.monotonic()
+        waiting = self._total - sum(self._counts.values()) - len(self._running)
+        text = f"{self._counts['done']} of {self._total + self._points} done, {len(self._running)} running, "
+        text += f"{waiting + self._points} waiting"
+        text += "".join(f", {self._counts[name]} {name}" for name in ("failed", "skipped", "stopped") if self._counts[name])
+        remaining = self._remaining(now)
+        text += f"; {duration(now - self._began)} gone, "
+        text += f"about {duration(remaining)} left" if self._left or self._points else "drawing figures"
+        text += f", figures of {self._drawn} drawn" if self._drawn else ""
+        if self._best is not None:
+            text += f"; best {self._best[1]}"
+        return text
+
+    def _running_titles(self) -> list[tuple[str, int, int]]:
+        """Title, epochs done and epochs in all (0 where nothing is trained) of the running trials."""
+        trials = [(self._plan.trials[key], running) for key, running in self._running.items()]
+        return [(t.title, running.epochs, t.config.epochs if t.config.trained else 0) for t, running in trials]
+
     def _status(self) -> str:
         with self._lock:
-            now = time.monotonic()
-            factor = sum(self._speed) / len(self._speed) if self._speed else 1.0
-            left = {}
-            for key, seconds in self._left.items():
-                spent = now - self._running[key][0] if key in self._running else 0.0
-                left[key] = max(seconds * factor - spent, 1.0)
-            remaining = wall_time(self._plan, left, self._slots)
+            running = [f"{title} {done}/{epochs}" if epochs else title for title, done, epochs in self._running_titles()]
+            return self._summary() + (f"; running: {', '.join(running)}" if running else "")
+
+    def _picture(self) -> Group:
+        with self._lock:
             over = sum(self._counts.values())
-            waiting = len(self._plan.wanted) - over - len(self._running)
-            lost = self._counts["failed"] + self._counts["skipped"]
-            running = ", ".join(
-                f"{self._plan.trials[key].title}"
-                + (f" {epochs}/{self._plan.trials[key].config.epochs}" if self._plan.trials[key].config.trained else "")
-                for key, (_, epochs) in self._running.items()
-            )
-        text = f"{self._counts['done']} of {len(self._plan.wanted)} done, {waiting} waiting"
-        text += f", {lost} failed or skipped" if lost else ""
-        text += f"; {duration(now - self._began)} gone, " + (f"about {duration(remaining)} left" if left else "drawing figures")
-        text += f", figures of {self._drawn} drawn" if self._drawn else ""
-        return text + (f"; running: {running}" if running else "")
+            rows = Table.grid(padding=(0, 2))
+            for title, done, epochs in self._running_titles():
+                bar = ProgressBar(total=epochs, completed=done, width=30) if epochs else Text("no epochs to train")
+                what = f"epoch {done} of {epochs}" if done < epochs else "evaluating"
+                rows.add_row(Text(title), bar, Text(what))
+            return Group(ProgressBar(total=max(1, self._total + self._points), completed=over), Text(self._summary()), rows)
+
+    def _stalled(self) -> list[str]:
+        """Running trials of which nothing was heard for too long, each said once until it is heard of again."""
+        now, found = time.monotonic(), []
+        with self._lock:
+            for key, running in self._running.items():
+                usual = running.slowest or self._estimate.get(key, 0.0)
+                silent = now - running.heard
+                if not running.warned and silent > max(_STALLED * usual, _STALLED_SECONDS):
+                    running.warned = True
+                    trial = self._plan.trials[key]
+                    did = f"its slowest epoch took {duration(running.slowest)}" if running.slowest else "no epoch has ended yet"
+                    found.append(f"{trial.title}  nothing heard for {duration(silent)} after epoch {running.epochs}; {did}")
+        return found
 
     def _show(self) -> None:
         if self._console.is_terminal:
             with Live(console=self._console, refresh_per_second=4, transient=True) as live:
                 while not self._stop.wait(0.5):
-                    live.update(Text(self._status()))
+                    live.update(self._picture())
+                    self._warn()
         else:
             while not self._stop.wait(_LOG_EVERY):
                 self._console.print(self._status(), soft_wrap=True, highlight=False)
+                self._warn()
+
+    def _warn(self) -> None:
+        for text in self._stalled():
+            self._say("stalled", "bold yellow", text)
+
+
+def _single(plan: Plan, trial: Trial) -> Plan:
+    return Plan(plan.grid, plan.profile, plan.base, plan.sweep, {trial.key: trial}, frozenset([trial.key]))
 
 
 def duration(seconds: float) -> str:

@@ -11,18 +11,18 @@ import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from core.errors import InputError
 from sweeps.events import Listener
 from sweeps.images import Images
 from sweeps.plan import Plan, Trial
-from sweeps.store import Store
-from sweeps.trial import run_trial
+from sweeps.store import Store, TrialRecord
+from sweeps.trial import Rungs, run_trial
 
 # Read by Tune when it is imported or started: every ready trial may wait for resources (an autoscaler then sees them all),
 # and no logger of Tune's writes files of its own.
@@ -32,6 +32,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 _KEY = "trial_key"
@@ -39,16 +40,40 @@ _KEY = "trial_key"
 MAX_DEATHS = 3
 
 
+class Source(Protocol):
+    """Where further trials come from while a sweep runs: a search."""
+
+    def ask(self) -> Plan | None:
+        """A plan that holds one more trial to run, and what it needs; None if there is none."""
+
+    def hopeless(self, key: str, record: Mapping[str, float]) -> str | None:
+        """Why a trial is to be stopped after this epoch; None if it is to go on."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """A trial is over."""
+
+
 class Progression:
     """Which trials are waiting, ready, running and over. Tells the listeners; knows nothing of Ray."""
 
-    def __init__(self, plan: Plan, open_keys: Sequence[str], store: Store, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        open_keys: Sequence[str],
+        store: Store,
+        listeners: Sequence[Listener],
+        source: Source | None = None,
+        slots: int = 1,
+    ) -> None:
+        """Args as :func:`run` takes them; of a source no more trials are asked for than there are slots."""
         self._plan, self._store, self._listeners = plan, store, listeners
+        self._source, self._slots = source, slots
         self._waiting = list(open_keys)
         self._over = set(plan.trials) - set(open_keys)
         self._running: set[str] = set()
         self._lost: dict[str, str] = {}  # failed or skipped -> reason
         self._skipped: dict[str, str] = {}
+        self._stopped: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles searcher and callbacks to restore a sweep, which the store does here."""
@@ -56,8 +81,8 @@ class Progression:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to hand out."""
-        return not self._waiting
+        """Whether nothing is left to hand out, after :meth:`take` found nothing."""
+        return not self._waiting and (self._source is None or not self._running)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -65,7 +90,36 @@ class Progression:
         return dict(self._skipped)
 
     def take(self) -> Trial | None:
-        """The next trial whose needs are met, in the plan's order; None if all that is left waits."""
+        """The next trial whose needs are met, in the plan's order, else one that the source adds; None if all waits."""
+        trial = self._ready()
+        if trial is None and self._source is not None and len(self._waiting) + len(self._running) < self._slots and self._ask():
+            trial = self._ready()
+        return trial
+
+    def _ask(self) -> bool:
+        """Adds what the source wants tried next; whether there was anything."""
+        more = self._source.ask() if self._source is not None else None
+        if more is None:
+            return False
+        new = [key for key in more.trials if key in more.wanted and key not in self._plan.trials]
+        self._plan = self._plan.extended(more)
+        for key in new:
+            trial = self._plan.trials[key]
+            if self._store.is_done(trial):
+                self._over.add(key)
+            else:
+                self._waiting.append(key)
+                self._tell(lambda listener, trial=trial: listener.added(trial))
+        return True
+
+    def hopeless(self, key: str, record: Mapping[str, float]) -> bool:
+        """Whether a trial is to be stopped after this epoch."""
+        reason = self._source.hopeless(key, record) if self._source is not None else None
+        if reason is not None:
+            self._stopped[key] = reason
+        return reason is not None
+
+    def _ready(self) -> Trial | None:
         for key in self._waiting:
             trial = self._plan.trials[key]
             if all(need in self._over for need in self._plan.waits_for(trial)):
@@ -82,13 +136,17 @@ class Progression:
         """A trial reported an epoch."""
         self._tell(lambda listener: listener.epoch(self._plan.trials[key], record))
 
+    def waiting(self, key: str, reason: str) -> None:
+        """A worker has to wait before it can work on a trial."""
+        self._tell(lambda listener: listener.waiting(self._plan.trials[key], reason))
+
     def ended(self, key: str, error: str | None) -> None:
         """A trial is over; the store knows how it went, save where its worker died."""
         if key not in self._running:
             return
         self._running.discard(key)
         trial = self._plan.trials[key]
-        record = self._store.record(trial)
+        record = self._store.record(trial, stopped=self._stopped.get(key))
         if record.status != "done" and record.reason is None:
             reason = error or "the worker ended without a result"
             with suppress(OSError):  # a full disk must not end the driver, which tells the reason all the same
@@ -97,8 +155,13 @@ class Progression:
         self._over.add(key)
         if record.status != "done":
             self._lost[key] = record.reason or "failed"
-        self._tell(lambda listener: listener.ended(record))
+        self._ended(record)
         self._skip_dependents()
+
+    def _ended(self, record: TrialRecord) -> None:
+        if self._source is not None:
+            self._source.ended(record)
+        self._tell(lambda listener: listener.ended(record))
 
     def _skip_dependents(self) -> None:
         for key in list(self._waiting):
@@ -109,7 +172,7 @@ class Progression:
                 self._over.add(key)
                 self._lost[key] = self._skipped[key] = reason
                 record = self._store.record(self._plan.trials[key], skipped=reason)
-                self._tell(lambda listener, record=record: listener.ended(record))
+                self._ended(record)
                 self._skip_dependents()
                 return
 
@@ -131,7 +194,7 @@ class _DependencySearcher(Searcher):
         if trial is None:
             return Searcher.FINISHED if self._progression.finished else None
         self._keys[trial_id] = trial.key
-        return {_KEY: trial.key}
+        return {_KEY: trial.key, "trial": trial}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if not error and trial_id in self._keys:
@@ -156,6 +219,8 @@ class _Messages(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "record" in result:
             self._progression.epoch(trial.config[_KEY], result["record"])
+        if "waiting" in result:
+            self._progression.waiting(trial.config[_KEY], result["waiting"])
         if "failed" in result:
             self._progression.ended(trial.config[_KEY], result["failed"])
 
@@ -163,6 +228,18 @@ class _Messages(tune.Callback):
         lines = str(trial.get_error() or "the worker died").strip().splitlines()
         last = next((line for line in reversed(lines) if line.strip()), "failed")
         self._progression.ended(trial.config[_KEY], f"its worker died {MAX_DEATHS + 1} times; the last time: {last}")
+
+
+class _EarlyStopping(FIFOScheduler):
+    """Stops the trials that the source holds to be hopeless."""
+
+    def __init__(self, progression: Progression) -> None:
+        super().__init__()
+        self._progression = progression
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        stop = "record" in result and self._progression.hopeless(trial.config[_KEY], result["record"])
+        return str(FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE)
 
 
 def connect(address: str | None) -> None:
@@ -223,6 +300,8 @@ def run(
     gpus_per_trial: float,
     deterministic: bool,
     listeners: Sequence[Listener],
+    source: Source | None = None,
+    rungs: Rungs | None = None,
 ) -> dict[str, str]:
     """Runs the open trials on the connected cluster.
 
@@ -234,15 +313,16 @@ def run(
         gpus_per_trial: share of a GPU for each trial; 0: CPUs only, as many as the trial has threads.
         deterministic: see :func:`run_trial`.
         listeners: told what happens.
+        source: adds trials while the sweep runs, and may stop them early.
+        rungs: see :func:`run_trial`.
 
     Returns:
         The trials that were skipped, and why.
     """
-    progression = Progression(plan, open_keys, Store(storage), listeners)
-    trials = dict(plan.trials)
+    progression = Progression(plan, open_keys, Store(storage), listeners, source, slots(plan, gpus_per_trial))
 
-    def trainable(config: dict[str, Any], trials: dict[str, Trial]) -> None:
-        trial = trials[config[_KEY]]
+    def trainable(config: dict[str, Any]) -> None:
+        trial: Trial = config["trial"]
         try:
             run_trial(
                 trial,
@@ -251,6 +331,8 @@ def run(
                 gpu=gpus_per_trial > 0,
                 deterministic=deterministic,
                 on_epoch=lambda record: tune.report({"record": record}),
+                on_wait=lambda: tune.report({"waiting": "another process of this machine works on it"}),
+                rungs=rungs if trial.choosing else None,
             )
         except Exception as error:
             import traceback
@@ -266,9 +348,13 @@ def run(
     scratch = Path(tempfile.mkdtemp(prefix="tune-", dir=storage))
     try:
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(trainable, trials=trials), tune.PlacementGroupFactory([resources])),
+            tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),
             tune_config=tune.TuneConfig(
-                search_alg=_DependencySearcher(progression), num_samples=-1, reuse_actors=True, trial_name_creator=_name
+                search_alg=_DependencySearcher(progression),
+                scheduler=_EarlyStopping(progression),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_name,
             ),
             run_config=tune.RunConfig(
                 name="sweep",

@@ -29,9 +29,8 @@ from numpy.typing import NDArray
 
 from core.config import digest
 from core.files import load_arrays, load_json, locked, save_arrays, save_json, whole_file
-from evaluation.details import DETAILS, detail_ids
-from evaluation.evaluate import NOT_DEFINED, metric_ids
-from evaluation.figures import figure_ids
+from evaluation.details import DETAILS
+from evaluation.evaluate import NOT_DEFINED
 from sweeps.plan import Trial
 
 _SUFFIX = {"detail": "npz", "figure": "png"}
@@ -80,12 +79,12 @@ class TrialRecord:
 
     Attributes:
         trial: the planned trial.
-        status: done, failed, skipped, or open (not done yet).
+        status: done, failed, skipped, stopped (early, by a search), or open (not done yet).
         training: None until trained.
         metrics: name -> number, those that apply; the first anomaly set's also under the bare names.
         problems: name -> why there is no number.
         evaluated: Unix time at which the last metric was stored.
-        reason: why it failed or was skipped.
+        reason: why it failed, was skipped or stopped.
     """
 
     trial: Trial
@@ -107,9 +106,9 @@ class Store:
         """Where a trial's files lie."""
         return self._trials / key
 
-    def lock(self, key: str) -> AbstractContextManager[None]:
+    def lock(self, key: str, on_wait: Callable[[], None] | None = None) -> AbstractContextManager[None]:
         """Within the block no other process of this machine works on the trial; see :func:`core.files.locked`."""
-        return locked(self.folder(key) / "lock")
+        return locked(self.folder(key) / "lock", on_wait)
 
     def trial_keys(self) -> list[str]:
         """All trials that left anything."""
@@ -151,9 +150,7 @@ class Store:
     def missing(self, trial: Trial) -> dict[str, str]:
         """Names and ids of the metrics that a trial still lacks."""
         known = self.results(trial.key)
-        return {
-            name: id_ for name, id_ in metric_ids(trial.anomalies).items() if (result := known.get(id_)) is None or result.again
-        }
+        return {name: id_ for name, id_ in trial.metric_ids.items() if (result := known.get(id_)) is None or result.again}
 
     def is_done(self, trial: Trial) -> bool:
         """Whether nothing is left to do in a trial's slot; its figures may still be to draw."""
@@ -167,7 +164,7 @@ class Store:
 
     def missing_figures(self, trial: Trial) -> dict[str, str]:
         """Names and ids of the figures that a trial still lacks."""
-        return self._absent(trial.key, figure_ids(trial.title, trial.anomalies))
+        return self._absent(trial.key, trial.figure_ids)
 
     def is_drawn(self, trial: Trial) -> bool:
         """Whether nothing is left to do for a trial's figures."""
@@ -209,18 +206,18 @@ class Store:
 
     def detail(self, trial: Trial, name: str) -> dict[str, NDArray[Any]] | None:
         """A detail's arrays; None where it does not apply or is not there."""
-        return load_arrays(self._file(trial.key, detail_ids(trial.anomalies)[name]))
+        return load_arrays(self._file(trial.key, trial.detail_ids[name]))
 
     def figures(self, trial: Trial) -> dict[str, Path]:
         """A trial's figures, by name."""
-        files = {name: self._file(trial.key, id_) for name, id_ in figure_ids(trial.title, trial.anomalies).items()}
+        files = {name: self._file(trial.key, id_) for name, id_ in trial.figure_ids.items()}
         return {name: path for name, path in files.items() if path.is_file()}
 
     def problems(self, trial: Trial) -> dict[str, str]:
         """Details and figures that are not defined for a trial, and why."""
         known = self.results(trial.key)
-        ids = {f"detail {name}": id_ for name, id_ in detail_ids(trial.anomalies).items()}
-        ids |= {f"figure {name}": id_ for name, id_ in figure_ids(trial.title, trial.anomalies).items()}
+        ids = {f"detail {name}": id_ for name, id_ in trial.detail_ids.items()}
+        ids |= {f"figure {name}": id_ for name, id_ in trial.figure_ids.items()}
         return {name: known[id_].problem or "" for name, id_ in ids.items() if id_ in known and known[id_].problem}
 
     # -- failures -------------------------------------------------------------------------------------------------------
@@ -241,18 +238,21 @@ class Store:
 
     # -- everything -----------------------------------------------------------------------------------------------------
 
-    def record(self, trial: Trial, *, skipped: str | None = None) -> TrialRecord:
+    def record(self, trial: Trial, *, skipped: str | None = None, stopped: str | None = None) -> TrialRecord:
         """A trial as the store knows it.
 
         Args:
             trial: the planned trial.
             skipped: why it was not tried, if so.
+            stopped: why a search stopped it early, if so.
         """
+        if stopped is not None:
+            return TrialRecord(trial, "stopped", reason=stopped)
         training, results = self.training(trial.key), self.results(trial.key)
         metrics: dict[str, float] = {}
         problems: dict[str, str] = {}
         headline = next(iter(trial.anomalies), None)
-        ids = metric_ids(trial.anomalies)
+        ids = trial.metric_ids
         for name, id_ in ids.items():
             result = results.get(id_)
             if result is None:
@@ -273,7 +273,7 @@ class Store:
 
 def _details_of_slot(trial: Trial, *, derived: bool) -> dict[str, str]:
     """Names and ids of a trial's details that are made in its slot, or of those derived outside of it."""
-    ids = detail_ids(trial.anomalies)
+    ids = trial.detail_ids
     return {name: id_ for name, id_ in ids.items() if bool(DETAILS[name.partition("/")[0]].derived) == derived}
 
 

@@ -39,6 +39,8 @@ _BATCH = 1000  # metrics a call, MLflow's limit
 _CHILD = 2
 #: What an epoch's record holds beside its metrics.
 _NO_METRICS = ("epoch", "time", "seconds")
+#: What of it was seen on test images, beside ``test/...``: kept back while a search is choosing.
+_OF_TEST = ("projection_std", "dead_dimensions")
 
 
 @dataclass
@@ -79,7 +81,10 @@ class Tracker:
 
     def epoch(self, trial: Trial, record: dict[str, float]) -> None:
         """An epoch ended and is in the store."""
-        self._queue.put(lambda: self._log_history(self._child(trial), [record]))
+        self._queue.put(lambda: self._log_history(trial, [record]))
+
+    def waiting(self, trial: Trial, reason: str) -> None:
+        """Nothing for MLflow."""
 
     def ended(self, record: TrialRecord) -> None:
         """The trial is done, failed or skipped; also said of trials that the store held already."""
@@ -88,6 +93,13 @@ class Tracker:
     def drawn(self, trial: Trial) -> None:
         """The trial's figures are in the store, save those that could not be drawn."""
         self._queue.put(lambda: self._figures(trial))
+
+    def added(self, trial: Trial) -> None:
+        """Its run is made when it starts."""
+
+    def marked(self, trial: Trial, tags: Mapping[str, str]) -> None:
+        """Something that can be said of a trial in the end: tags of its run."""
+        self._queue.put(lambda: self._mark(trial, tags))
 
     @property
     def view(self) -> str:
@@ -233,12 +245,12 @@ class Tracker:
             self._client.update_run(child.run_id, status="RUNNING")
             child.status = "RUNNING"
 
-    def _log_history(self, child: _Child, history: list[dict[str, float]]) -> None:
-        self._log(child, [
+    def _log_history(self, trial: Trial, history: list[dict[str, float]]) -> None:
+        self._log(self._child(trial), [
             (name, value, int(record["time"] * 1000), int(record["epoch"]))
             for record in history
             for name, value in record.items()
-            if name not in _NO_METRICS
+            if name not in _NO_METRICS and not (trial.choosing and (name.startswith("test/") or name in _OF_TEST))
         ])  # fmt: skip
 
     def _log(self, child: _Child, points: list[tuple[str, float, int, int]]) -> None:
@@ -260,7 +272,10 @@ class Tracker:
         trial = record.trial
         child = self._child(trial)
         identity = self._arm_tags(trial)
-        said = digest([_CHILD, record.status, record.reason, dict(record.metrics), dict(record.problems), identity])
+        said = digest([
+            _CHILD, record.status, record.reason, dict(record.metrics), dict(record.problems), identity,
+            *(["choosing"] if trial.choosing else []),
+        ])  # fmt: skip
         if child.tags.get("said") == said and child.status == _STATUS[record.status]:
             return
         tags = {"status": record.status, **identity}
@@ -268,7 +283,7 @@ class Tracker:
             tags["reason"] = record.reason[:5000]
         if record.training is not None:
             history = list(record.training.history)
-            self._log_history(child, history)
+            self._log_history(trial, history)
             per_epoch = set(history[-1]) if history else set()
             step, moment = len(history), int(record.evaluated * 1000)
             final = [(name, value, moment, step) for name, value in record.metrics.items() if name not in per_epoch]
@@ -278,11 +293,11 @@ class Tracker:
         if record.problems:
             tags["problems"] = json.dumps(dict(record.problems))[:5000]
         if record.status == "done":
-            for name in ("config.json", "encoder.pt"):
+            for name in ("config.json",) if trial.choosing else ("config.json", "encoder.pt"):
                 if (self._store.folder(trial.key) / name).is_file():
                     self._client.log_artifact(child.run_id, str(self._store.folder(trial.key) / name))
             self._log_data(child, trial)
-            if trial.config.has_encoder:
+            if trial.config.has_encoder and not trial.choosing:
                 with self._turn():
                     self._log_model(child, trial)
         for name, value in (tags | {"said": said}).items():
@@ -305,11 +320,10 @@ class Tracker:
 
         config = trial.config
         subset = f"train, {config.train_subset} images" if config.train_subset else "train"
-        inputs = [
-            entry("training", config.dataset, subset, trial.data),
-            entry("evaluation", config.dataset, "test", trial.data),
-        ]
-        inputs += [entry("anomalies", name, "anomalies", identity) for name, identity in trial.anomalies.items()]
+        inputs = [entry("training", config.dataset, subset, trial.data)]
+        if not trial.choosing:
+            inputs.append(entry("evaluation", config.dataset, "test", trial.data))
+            inputs += [entry("anomalies", name, "anomalies", identity) for name, identity in trial.anomalies.items()]
         self._client.log_inputs(child.run_id, inputs)
 
     def _log_model(self, child: _Child, trial: Trial) -> None:
@@ -356,6 +370,13 @@ class Tracker:
         self._client.log_outputs(child.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         self._client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
+    def _mark(self, trial: Trial, tags: Mapping[str, str]) -> None:
+        child = self._child(trial)
+        for name, value in tags.items():
+            if child.tags.get(name) != value:
+                self._client.set_tag(child.run_id, name, value)
+        child.tags = {**child.tags, **tags}
+
     def _figures(self, trial: Trial) -> None:
         child, files = self._child(trial), self._store.figures(trial)
         said = digest([path.name for path in files.values()])
@@ -384,7 +405,7 @@ class Tracker:
         self._client.set_terminated(self._parent, status=status)
 
 
-_STATUS = {"done": "FINISHED", "failed": "FAILED", "skipped": "KILLED", "open": "RUNNING"}
+_STATUS = {"done": "FINISHED", "failed": "FAILED", "skipped": "KILLED", "stopped": "KILLED", "open": "RUNNING"}
 
 
 def metric_name(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,20 @@ from sweeps.images import Images
 from sweeps.plan import Trial
 from sweeps.store import Result, Store, Training, save_config
 
+
+@dataclass(frozen=True)
+class Rungs:
+    """When a search looks at a trial that is still training.
+
+    Attributes:
+        epochs: after which epochs.
+        metric: by which metric; one that looks at no test image.
+    """
+
+    epochs: frozenset[int]
+    metric: str
+
+
 _REFERENCE = "probe_accuracy"  # the metric of the untrained encoder that trials are compared with
 
 
@@ -39,6 +53,8 @@ def run_trial(
     gpu: bool = False,
     deterministic: bool = False,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_wait: Callable[[], None] | None = None,
+    rungs: Rungs | None = None,
 ) -> None:
     """Brings one trial to its end; what the store holds of it already is not done again.
 
@@ -51,12 +67,14 @@ def run_trial(
         gpu: whether to compute on the GPU that this process was given.
         deterministic: see :func:`core.threads.compute_settings`.
         on_epoch: called with each epoch's record once it is in the store.
+        on_wait: called once where another process works on the trial, before waiting for it.
+        rungs: epochs at which the record also holds the metric that a search judges by.
     """
     store, device = Store(storage), torch.device("cuda" if gpu else "cpu")
-    with store.lock(trial.key), compute_settings(trial.config.threads, deterministic=deterministic):
+    with store.lock(trial.key, on_wait), compute_settings(trial.config.threads, deterministic=deterministic):
         store.clear_failure(trial.key)
         if not store.is_trained(trial.key):
-            _train(trial, images, store, device, deterministic, on_epoch)
+            _train(trial, images, store, device, deterministic, on_epoch, rungs)
         missing, missing_details = store.missing(trial), store.missing_details(trial)
         if missing or missing_details:
             evidence = _evidence(trial, images, store, device)
@@ -86,6 +104,7 @@ def _train(
     device: torch.device,
     deterministic: bool,
     on_epoch: Callable[[dict[str, float]], None] | None,
+    rungs: Rungs | None,
 ) -> None:
     config, folder = trial.config, store.folder(trial.key)
     save_config(store, trial, {"device": device_kind(device)})
@@ -110,7 +129,14 @@ def _train(
     def keep(checkpoint: Checkpoint) -> None:
         _save_tensors(folder / "checkpoint.pt", {**vars(checkpoint), "inherited": inherited})
         if on_epoch is not None:
-            on_epoch(checkpoint.history[-1])
+            record = checkpoint.history[-1]
+            if rungs is not None and checkpoint.epoch in rungs.epochs:
+                encoder = untrained_encoder(config, images.of(config), device)
+                encoder.load_state_dict(checkpoint.encoder)
+                evidence = _choosing_evidence(trial, images, partial(embed, encoder, device=device))
+                value = evaluate(evidence, [rungs.metric]).values.get(rungs.metric)
+                record = record | ({} if value is None else {rungs.metric: value})
+            on_epoch(record)
 
     trained = train(
         config, images.of(config), device=device, parent=parent, resume=resume, deterministic=deterministic, on_epoch=keep
@@ -154,19 +180,33 @@ def _evidence(trial: Trial, images: Images, store: Store, device: torch.device) 
         features = partial(embed, load_encoder(store, trial.key, config, splits, device), device=device)
     else:
         features = embedder(config, splits, device, load_arrays(store.folder(trial.key) / "fitted.npz") or {})
-    return Evidence(
-        train=features(splits.train),
-        validation=features(splits.validation),
+    if trial.choosing:
+        return _choosing_evidence(trial, images, features)
+    return replace(
+        _choosing_evidence(trial, images, features),
         test=features(splits.test),
-        classes=len(splits.train.class_names),
         anomalies={name: features(images.anomalies[name]) for name in trial.anomalies},
-        has_backbone=config.has_encoder,
         history=training.history,
         pairs=PairStatistics(**training.pairs) if training.pairs else None,  # type: ignore[arg-type]
-        gamma=config.gamma,
         untrained_probe_accuracy=_untrained_probe(trial, splits, store, device),
         images=splits,
         embed=features,
+    )
+
+
+def _choosing_evidence(trial: Trial, images: Images, features: Callable[[ImageSet], Features]) -> Evidence:
+    """What may be looked at while a search is choosing: no test image."""
+    config, splits = trial.config, images.of(trial.config)
+    validation = features(splits.validation)
+    own = images.validation_anomalies.get(next(iter(trial.anomalies), ""))
+    return Evidence(
+        train=features(splits.train),
+        validation=validation,
+        test=Features(validation.representation[:0], validation.backbone[:0], validation.labels[:0]),
+        classes=len(splits.train.class_names),
+        validation_anomalies=None if own is None else features(own),
+        has_backbone=config.has_encoder,
+        gamma=config.gamma,
     )
 
 

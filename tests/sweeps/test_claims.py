@@ -11,8 +11,10 @@ import pytest
 from scipy.stats import spearmanr, t, ttest_rel
 
 from core.errors import InputError
-from sweeps.claims import judge, paired_t, parse_claim
+from sweeps.claims import judge, parse_claim
+from sweeps.contrasts import contrasts
 from sweeps.facts import agreements, answer, facts_of, is_collapsed
+from sweeps.inference import FIXED
 from sweeps.plan import Plan
 from sweeps.report import summarize
 from sweeps.store import Training, TrialRecord
@@ -95,7 +97,7 @@ def test_a_folder_goes_by_its_last_part_and_a_set_that_is_not_there_is_said(tmp_
 
 
 def test_equal_differences_are_no_division_by_zero() -> None:
-    assert paired_t([0.1, 0.1, 0.1]) is None and paired_t([0.0, 0.0]) is None and paired_t([0.1]) is None
+    assert FIXED([0.1, 0.1, 0.1]) is None and FIXED([0.0, 0.0]) is None and FIXED([0.1]) is None
 
 
 def test_without_spread_nothing_is_decided(tmp_path: Path) -> None:
@@ -145,7 +147,8 @@ def test_sentences_describe_and_claim_no_cause(tmp_path: Path) -> None:
     found = records(plan, values)
     summaries = {s.arm: s for s in summarize(found)}
     facts = {f.arm: f for f in facts_of(list(summaries.values()), {r.trial.key: r for r in found})}
-    said = answer(summaries["n"], summaries["base"], facts["n"], "probe_accuracy")
+    tested = {c.arm: c for c in contrasts(list(summaries.values()), "probe_accuracy", 0.01)}
+    said = answer(summaries["n"], summaries["base"], facts["n"], "probe_accuracy", tested["n"])
     assert "probe accuracy 0.414" in said and "(n = 5)" in said and "0.100 below base" in said and "95 % interval" in said
     assert "differs from base in 2 things" in said
     assert is_collapsed(summaries["z"]) and "collapsed (2.8 of 3 indicators)" in answer(

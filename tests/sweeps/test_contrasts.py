@@ -13,7 +13,8 @@ from scipy.stats import pearsonr, ttest_1samp, ttest_rel
 import sweeps.contrasts as contrasts_module
 from evaluation.details import detail_ids
 from sweeps import page
-from sweeps.contrasts import POWER, bootstrap_error, contrasts, detectable, holm
+from sweeps.contrasts import contrasts
+from sweeps.inference import POWER, bootstrap_error, detectable, holm
 from sweeps.report import summarize
 from sweeps.store import Store
 from tests.sweeps.test_claims import records

@@ -1,0 +1,183 @@
+"""What a search varies: a grid file's key ``search``, checked. Knows nothing of Optuna."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from core.config import TrialConfig, suggest
+from evaluation.evaluate import METRICS
+
+#: Below its low end a range with ``zero`` goes on for this share of its width (of its logarithm's); what lies there is zero.
+ZERO_SHARE = 0.15
+_RATIO = "/lambda"
+
+
+class Range(BaseModel):
+    """Numbers from ``low`` to ``high``, whole ones where both are whole.
+
+    Attributes:
+        log: whether orders of magnitude are equally likely, rather than numbers.
+        zero: whether zero is among them (a weight that is left out).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    zero: bool = False
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"low {self.low} and high {self.high} make no range")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low {self.low}: a logarithm needs a number above 0 (zero: true adds zero)")
+        if self.zero and self.low <= 0:
+            raise ValueError(f"low {self.low}: with zero: true a number above 0 is needed")
+        if self.zero and self.whole:
+            raise ValueError("zero: true is for numbers that need not be whole")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether the numbers are whole."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def bottom(self) -> float:
+        """Where the range begins when what lies below ``low`` stands for zero."""
+        if not self.zero:
+            return self.low
+        return self.low * (self.low / self.high) ** ZERO_SHARE if self.log else self.low - ZERO_SHARE * (self.high - self.low)
+
+    def value(self, drawn: float) -> int | float:
+        """What a number drawn from ``bottom`` to ``high`` stands for: zero, or itself to four digits."""
+        if self.zero and drawn < self.low:
+            return 0.0
+        return int(drawn) if self.whole else min(max(float(f"{drawn:.4g}"), self.low), self.high)
+
+    def drawn(self, value: float) -> float | None:
+        """A number that stands for the value; None where none does."""
+        if self.zero and value == 0:
+            return self.bottom
+        return value if self.low <= value <= self.high else None
+
+
+class Search(BaseModel):
+    """The key ``search`` of a grid file.
+
+    Attributes:
+        space: field, dotted field, or ``FIELD/lambda`` (its ratio to lambda) -> choices or a range.
+        trials: how many points are tried.
+        objectives: metrics that look at no test image; the better way is theirs.
+        early_stopping: whether hopeless trials are stopped (ASHA).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    space: dict[str, Range | list[Any]] = Field(min_length=1)
+    trials: int = Field(20, ge=1)
+    objectives: tuple[str, ...] = ("validation_probe_accuracy",)
+    early_stopping: bool = False
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        faults: list[str] = []
+        choices = searchable()
+        for name in self.objectives:
+            if name not in choices:
+                faults.append(
+                    f"objectives: {name!r} cannot be searched for{suggest(name, list(choices))}; those that look at no test "
+                    f"image are {', '.join(choices)}"
+                )
+        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            faults.append("objectives: at least one, none twice")
+        if set(self.objectives) == {"silhouette"}:
+            faults.append("objectives: silhouette alone rewards collapse; add validation_probe_accuracy or another")
+        if self.early_stopping and len(self.objectives) > 1:
+            faults.append("early_stopping: which trials are hopeless is defined for one objective alone")
+        fields = [field.alias or name for name, field in TrialConfig.model_fields.items() if name not in ("parent", "seed")]
+        for key, values in self.space.items():
+            name = key.removesuffix(_RATIO).split(".")[0]
+            if name not in fields:
+                faults.append(f"space: {key!r} is no field{suggest(name, fields)}; there are {', '.join(fields)}")
+            if isinstance(values, list) and (len(values) < 2 or any(isinstance(value, list | dict) for value in values)):
+                faults.append(f"space.{key}: at least two choices are needed, each a text, a number, true, false or null")
+            if key.endswith(_RATIO) and "lambda" in self.space:
+                faults.append(f"space: {key!r} and lambda both; a ratio needs a lambda that stays")
+        if self.early_stopping and "epochs" in self.space:
+            faults.append("space: epochs cannot vary with early_stopping, which compares trials at the same epoch")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it another search: all but the number of trials."""
+        return self.model_dump(mode="json", exclude={"trials"})
+
+    @staticmethod
+    def minimizes(objective: str) -> bool:
+        """Whether less of an objective is better."""
+        return searchable()[objective] == "minimize"
+
+    def meant(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """What a drawn point stands for, by the space's own keys."""
+        return {
+            key: choices.value(drawn[key]) if isinstance(choices, Range) else drawn[key]
+            for key, choices in self.space.items()
+            if key in drawn
+        }
+
+    def shown(self, drawn: Mapping[str, Any]) -> list[str]:
+        """The same for people, in the space's order; empty where it was not drawn."""
+        meant = self.meant(drawn)
+        texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in meant.items()}
+        return [texts.get(key, "") for key in self.space]
+
+    def fields(self, drawn: Mapping[str, Any], base: TrialConfig) -> dict[str, Any]:
+        """The config fields, nested, that a drawn point stands for."""
+        fields: dict[str, Any] = {}
+        for key, value in self.meant(drawn).items():
+            meant = float(f"{value * base.lambda_:.6g}") if key.endswith(_RATIO) else value
+            *path, last = key.removesuffix(_RATIO).split(".")
+            target = fields
+            for part in path:
+                target = target.setdefault(part, {})
+            target[last] = meant
+        return fields
+
+    def point_of(self, config: TrialConfig) -> dict[str, Any] | None:
+        """The drawn point that stands for a config's own values; None where the space does not hold them."""
+        point: dict[str, Any] = {}
+        for key, choices in self.space.items():
+            value: Any = config.fields()
+            for part in key.removesuffix(_RATIO).split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            if key.endswith(_RATIO):
+                value = value / config.lambda_ if config.lambda_ else None
+            if isinstance(choices, Range):
+                value = None if value is None else choices.drawn(value)
+                if value is None:
+                    return None
+            elif value not in choices:
+                return None
+            point[key] = value
+        return point
+
+
+def searchable() -> dict[str, Literal["maximize", "minimize"]]:
+    """What can be searched for -> which way."""
+    return {name: "minimize" if metric.better == "lower" else "maximize" for name, metric in METRICS.items() if metric.selects}
+
+
+def dominates(one: Sequence[float], other: Sequence[float], objectives: Sequence[str]) -> bool:
+    """Whether the first values are nowhere worse than the other ones and somewhere better."""
+    signs = [1 if searchable()[name] == "maximize" else -1 for name in objectives]
+    gains = [sign * (a - b) for sign, a, b in zip(signs, one, other, strict=True)]
+    return min(gains) >= 0 and max(gains) > 0

@@ -1,0 +1,254 @@
+"""A search's memory: an Optuna study in a journal file, which every process may die over without losing a finished point.
+
+Only drivers write to it, one at a time (flock, so a dead driver's lock is free at once). A point's config is in the journal
+before it runs; a driver that comes later runs what one before it left half done.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from core.config import digest
+from core.files import locked
+from sweeps.space import Range, Search, dominates, searchable
+
+if TYPE_CHECKING:
+    import optuna
+
+State = Literal["done", "infeasible", "stopped", "failed", "running"]
+#: ASHA: of the trials that reached a rung one in so many goes on; rungs are at 1, 3, 9, ... times the first.
+REDUCTION = 3
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a search.
+
+    Attributes:
+        number: its number.
+        params: what was drawn.
+        values: of the objectives, in their order; empty where it did not end.
+        state: done, infeasible (collapsed), stopped (early), failed, or running.
+        reason: why it is infeasible, was stopped or failed.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    values: tuple[float, ...]
+    state: State
+    reason: str = ""
+
+    @property
+    def arm(self) -> str:
+        """Its arm's name."""
+        return f"point-{self.number:03d}"
+
+
+class Study:
+    """The points that were tried, and what to try next (TPE, Bergstra et al. 2011; several objectives: Ozaki et al. 2022)."""
+
+    def __init__(self, path: Path, search: Search, seed: int) -> None:
+        """Opens or begins the study at ``path``."""
+        import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+        optuna.logging.set_verbosity(logging.WARNING)
+        self._search = search
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _Flock(path.with_suffix(".lock"))
+        with lock.held():
+            _mend(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of features that Optuna calls experimental
+            self._study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(path), lock_obj=lock)),  # type: ignore[arg-type]
+                study_name="search",
+                directions=[searchable()[name] for name in search.objectives],
+                load_if_exists=True,
+            )
+            # A study that goes on must not draw what it drew at its beginning.
+            self._study.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=max(3, min(10, search.trials // 2)),
+                multivariate=True,
+                constant_liar=True,
+                constraints_func=lambda trial: [float(trial.user_attrs.get("infeasible", 0.0))],
+                seed=int(digest([seed, len(self._study.trials)])[:8], 16),
+            )
+        self._study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
+        self._live: dict[int, optuna.Trial] = {}
+
+    @property
+    def points(self) -> list[Point]:
+        """All points so far."""
+        return [_point(trial) for trial in self._study.get_trials(deepcopy=False) if trial.state.name != "WAITING"]
+
+    def begin_with(self, params: Mapping[str, Any]) -> None:
+        """Makes a point the first one, where the study is new."""
+        if not self._study.get_trials(deepcopy=False):
+            self._study.enqueue_trial(dict(params))
+
+    def again(self, params: Mapping[str, Any]) -> None:
+        """Has a point tried once more, before new ones."""
+        self._study.enqueue_trial(dict(params))
+
+    def left(self) -> list[Point]:
+        """Points that a driver began and did not see the end of; those whose params are not complete are given up."""
+        found = []
+        for point in self.points:
+            if point.state != "running":
+                continue
+            if set(point.params) == set(self._search.space):
+                found.append(point)
+            else:
+                self.fail(point.number, "its driver ended before it was decided on")
+        return found
+
+    def ask(self) -> Point:
+        """A new point."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trial = self._study.ask()
+            for name, choices in self._search.space.items():
+                if not isinstance(choices, Range):
+                    trial.suggest_categorical(name, choices)
+                elif choices.whole:
+                    trial.suggest_int(name, int(choices.low), int(choices.high), log=choices.log)
+                else:
+                    trial.suggest_float(name, choices.bottom, choices.high, log=choices.log)
+        return Point(trial.number, dict(trial.params), (), "running")
+
+    def tell(self, number: int, values: Sequence[float], infeasible: float, reason: str = "") -> None:
+        """A point ended.
+
+        Args:
+            number: its number.
+            values: of the objectives.
+            infeasible: above 0 where it collapsed, and how far.
+            reason: what collapsed, if so.
+        """
+        self._attribute(number, "infeasible", infeasible)
+        self._attribute(number, "reason", reason)
+        self._study.tell(number, values=list(values), skip_if_finished=True)
+
+    def fail(self, number: int, reason: str) -> None:
+        """A point has no values."""
+        self._end(number, "FAIL", reason)
+
+    def stop(self, number: int, reason: str) -> None:
+        """A point was stopped early."""
+        self._end(number, "PRUNED", reason)
+
+    def hopeless(self, number: int, epoch: int, value: float) -> bool:
+        """Reports a value at a rung; whether the point is among those that do not go on (ASHA, Li et al. 2020)."""
+        import optuna
+
+        trial = self._live.setdefault(number, optuna.Trial(self._study, self._ids[number]))
+        trial.report(value, epoch)
+        return bool(trial.should_prune())
+
+    @property
+    def _ids(self) -> dict[int, int]:
+        return {trial.number: trial._trial_id for trial in self._study.get_trials(deepcopy=False)}
+
+    def _attribute(self, number: int, name: str, value: Any) -> None:
+        if self._study.get_trials(deepcopy=False)[number].state.name == "RUNNING":
+            self._study._storage.set_trial_user_attr(self._ids[number], name, value)
+
+    def _end(self, number: int, state: str, reason: str) -> None:
+        import optuna
+
+        self._attribute(number, "reason", reason)
+        if self._study.get_trials(deepcopy=False)[number].state.name == "RUNNING":
+            self._study._storage.set_trial_state_values(self._ids[number], optuna.trial.TrialState[state])
+
+    def importances(self) -> list[dict[str, float]]:
+        """Objective by objective: how much of its variance each field accounts for (fANOVA, Hutter et al. 2014).
+
+        Empty where there are fewer than four points with values, or they do not differ.
+        """
+        import optuna
+
+        complete = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+        found: list[dict[str, float]] = []
+        for i in range(len(self._search.objectives)):
+            if len(complete) < 4 or len({trial.values[i] for trial in complete}) < 2:
+                found.append({})
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+                target = partial(_value, i)
+                try:
+                    found.append(dict(optuna.importance.get_param_importances(self._study, evaluator=evaluator, target=target)))
+                except (RuntimeError, ValueError):  # no field has two values among them
+                    found.append({})
+        return found
+
+
+def chosen(points: Sequence[Point], objectives: Sequence[str]) -> list[Point]:
+    """The best point, or with several objectives those that no other dominates; the infeasible left out."""
+    sound = [point for point in points if point.state == "done"]
+    front = [p for p in sound if not any(dominates(other.values, p.values, objectives) for other in sound)]
+    distinct = {point.values: point for point in reversed(front)}  # of equal ones the first
+    return sorted(distinct.values(), key=lambda point: point.number)
+
+
+def rung_epochs(epochs: int) -> list[int]:
+    """The epochs after which ASHA looks: every third power from the first that leaves three rungs, but not the last epoch."""
+    first = max(1, epochs // REDUCTION**2)
+    found, at = [], first
+    while at < epochs:
+        found.append(at)
+        at *= REDUCTION
+    return found
+
+
+def _point(trial: Any) -> Point:
+    states: dict[str, State] = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running"}
+    state, reason = states[trial.state.name], str(trial.user_attrs.get("reason", ""))
+    if state == "done" and trial.user_attrs.get("infeasible", 0.0) > 0:
+        state = "infeasible"
+    values = tuple(trial.values) if trial.state.name == "COMPLETE" else ()
+    return Point(trial.number, dict(trial.params), values, state, reason)
+
+
+def _value(objective: int, trial: Any) -> float:
+    return float(trial.values[objective])
+
+
+def _mend(path: Path) -> None:
+    """Cuts off a last line that was not written to its end (a full disk, a power cut), over which Optuna would stumble."""
+    if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with path.open("rb+") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+class _Flock:
+    """Optuna's interface of a lock, by the operating system's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: AbstractContextManager[None] | None = None
+
+    def acquire(self) -> bool:
+        self._held = locked(self._path)
+        self._held.__enter__()
+        return True
+
+    def release(self) -> None:
+        if self._held is not None:
+            self._held.__exit__(None, None, None)
+            self._held = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within the block it is held."""
+        with locked(self._path):
+            yield
