@@ -48,7 +48,7 @@ def history(points: Sequence[Tried], objectives: Sequence[str], minimized: Seque
         panel.set_title(name)
         panel.set_xlabel("point")
         panel.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(f"{_legend(points)}; crosses: stopped, failed or running, no value", fontsize=9)
+    figure.suptitle(f"{_legend(points)};\ncrosses: stopped, failed or running", fontsize=9)
     return figure
 
 
@@ -65,7 +65,7 @@ def importances(shares: Sequence[Mapping[str, float]], objectives: Sequence[str]
         panel.set_xlim(0, 1)
         panel.set_title(name)
         panel.set_xlabel("share of variance")
-    figure.suptitle(f"importance of the fields (fANOVA) over {n} points with values; few points make it rough", fontsize=9)
+    figure.suptitle(f"importance of the fields (fANOVA),\n{n} points with values (few make it rough)", fontsize=9)
     return figure
 
 
@@ -160,8 +160,11 @@ class _Axis:
             axis.set_ticks(range(len(self.choices)), self.choices if name else [""] * len(self.choices))
         elif self._log:
             low, high = axis.get_view_interval()
-            ticks = [tick for tick in range(int(np.ceil(self._zero)), int(np.floor(high)) + 1) if tick > self._zero]
-            places, texts = [float(tick) for tick in ticks], [f"{10.0**tick:g}" for tick in ticks]
+            numbers = [m * 10.0**e for e in range(int(np.floor(self._zero)), int(np.ceil(high)) + 1) for m in (1, 3)]
+            numbers = [number for number in numbers if max(low, self._zero + 0.05) <= np.log10(number) <= high]
+            every = 2 if len(numbers) > 5 else 1  # whole powers of ten alone, where they are enough
+            numbers = [n for n in numbers if every == 1 or np.isclose(np.log10(n) % 1, 0)]
+            places, texts = [float(np.log10(number)) for number in numbers], [f"{number:g}" for number in numbers]
             if low <= self._zero:
                 places, texts = [self._zero, *places], ["0", *texts]
             axis.set_ticks(places, texts if name else [""] * len(texts))

@@ -238,7 +238,9 @@ class _EarlyStopping(FIFOScheduler):
         self._progression = progression
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = "record" in result and self._progression.hopeless(trial.config[_KEY], result["record"])
+        # Tune hands schedulers nested results flat.
+        record = {name.removeprefix("record/"): value for name, value in result.items() if name.startswith("record/")}
+        stop = bool(record) and self._progression.hopeless(trial.config[_KEY], record)
         return str(FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE)
 
 

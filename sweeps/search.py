@@ -244,8 +244,7 @@ class _Source:
         epoch = int(record["epoch"])
         if not self._study.hopeless(self._numbers[key][0], epoch, record[name]):
             return None
-        at = f"{name} {record[name]:.4f} after epoch {epoch}"
-        return f"stopped: {at}; of the points at that epoch 1 in {REDUCTION} goes on"
+        return f"{record[name]:.4f} after epoch {epoch}, not in the best 1 of {REDUCTION} there"
 
     def ended(self, record: TrialRecord) -> None:
         """Tells the study how a trial's points ended."""

@@ -29,7 +29,7 @@ def test_a_tiny_run_gives_the_recorded_losses(pairing: str, splits: Splits) -> N
     history = train(tiny_config(pairing=pairing, pair_purity=0.5), splits).history
     losses = (history[-1]["train/loss"], history[-1]["test/loss"])
     message = "training changed: raise TRAINING_SEMANTICS in core/config.py and record the new values here"
-    assert losses == pytest.approx(GOLDEN[pairing], rel=1e-4), message
+    assert losses == pytest.approx(GOLDEN[pairing], rel=1e-3), message  # kinds of CPU differ by up to 4e-4
     assert TRAINING_SEMANTICS == GOLDEN_SEMANTICS, "record the values of the new semantics here"
 
 
