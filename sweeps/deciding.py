@@ -28,11 +28,11 @@ def run(job: Job, budget: Budget, session: Session, console: Console) -> Plan:
     """Runs the plan, then round by round further seeds; returns the plan of all that was run.
 
     A round is one further seed of every undecided arm and of base (more where there are slots for more). It is begun only if
-    what it is estimated to cost is left of the budget.
+    what it is estimated to cost is left of the budget. Figures are drawn in the end.
     """
     began, plan = time.monotonic(), job.plan
     seeds = list(dict.fromkeys(trial.config.seed for trial in plan.trials.values() if trial.key in plan.wanted))
-    session.run(plan)
+    session.run(plan, draw=False)
     while not session.outcome.interrupted:
         undecided = [contrast for contrast in _contrasts(job, plan) if contrast.verdict == "undecided"]
         if not undecided:
@@ -48,7 +48,7 @@ def run(job: Job, budget: Budget, session: Session, console: Console) -> Plan:
             dict.fromkeys(t.config.seed for t in round_.trials.values() if t.key in round_.wanted and t.config.has_encoder)
         )
         _say(console, f"undecided: {', '.join(contrast.arm for contrast in undecided)}; adding seed {', '.join(map(str, new))}")
-        session.run(round_)
+        session.run(round_, draw=False)
         seeds += [seed for seed in new if seed not in seeds]
         plan = plan.extended(round_)
         before = {contrast.arm: contrast.n for contrast in undecided}
@@ -57,6 +57,8 @@ def run(job: Job, budget: Budget, session: Session, console: Console) -> Plan:
             break
     for line in outlook(job, plan, session):
         _say(console, line)
+    if not session.outcome.interrupted:
+        session.run(plan)  # the figures, beyond the budget
     return plan
 
 

@@ -86,7 +86,9 @@ class Session:
         store = self._job.store
         return [trial for trial in wanted if not (store.is_done(trial) and store.is_drawn(trial))]
 
-    def run(self, plan: Plan, source: Source | None = None, rungs: Rungs | None = None, points: int = 0) -> None:
+    def run(
+        self, plan: Plan, source: Source | None = None, rungs: Rungs | None = None, points: int = 0, *, draw: bool = True
+    ) -> None:
         """Brings the trials that a plan asks for to their end, and has their figures drawn.
 
         Args:
@@ -94,11 +96,12 @@ class Session:
             source: adds trials while others run.
             rungs: see :func:`sweeps.trial.run_trial`.
             points: how many trials the source will add.
+            draw: whether figures are drawn now; else a later plan that asks for the same trials draws them.
         """
         job, store = self._job, self._job.store
         done = [key for key in plan.trials if key in plan.wanted and store.is_done(plan.trials[key])]
         open_keys = [key for key in plan.trials if key in plan.wanted and key not in done]
-        undrawn = [key for key in done if not store.is_drawn(plan.trials[key])]
+        undrawn = [key for key in done if draw and not store.is_drawn(plan.trials[key])]
         if not open_keys and not undrawn and source is None:
             return
         from sweeps import scheduler
@@ -129,7 +132,7 @@ class Session:
                         storage,
                         gpus_per_trial=job.gpus_per_trial,
                         deterministic=job.options.deterministic,
-                        listeners=[progress, self.tracker, drawings, self._meter],
+                        listeners=[progress, self.tracker, self._meter, *([drawings] if draw else [])],
                         source=source,
                         rungs=rungs,
                     )

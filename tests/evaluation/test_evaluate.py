@@ -45,6 +45,7 @@ def evidence(scale: float = 1.0, **changes: object) -> Evidence:
     given = {
         "train": features(300, 0, scale), "validation": features(60, 1, scale), "test": features(100, 2, scale), "classes": 4,
         "anomalies": {"near": features(50, 3, scale), "far": features(50, 4, 9 * scale)},
+        "validation_anomalies": features(30, 5, scale),
         "history": history, "pairs": PairStatistics(0.5, 7), "untrained_probe_accuracy": 0.3,
         "images": Splits(images(300, 0), images(60, 1), images(100, 2)), "embed": embedded,
     }  # fmt: skip
@@ -74,14 +75,15 @@ def test_ids_change_with_version_and_anomaly_content(monkeypatch: pytest.MonkeyP
 
 def test_rows_without_training_have_no_training_metrics() -> None:
     values, problems = everything(
-        evidence(history=(), pairs=None, has_backbone=False, untrained_probe_accuracy=None, images=None, embed=None)
-    )
+        evidence(history=(), pairs=None, has_backbone=False, untrained_probe_accuracy=None, images=None, embed=None,
+                 validation_anomalies=None)
+    )  # fmt: skip
     assert problems == {}
     absent = {name for name, value in values.items() if value is None}
     of_images = {name for name in METRICS if name.startswith(("moved_by_", "reads_"))}
     assert absent - of_images == {
         "projection_std", "dead_dimensions", "probe_gain", "collapse_indicators", "pair_label_purity", "distinct_partners",
-        "probe_accuracy_backbone",
+        "probe_accuracy_backbone", "validation_anomaly_auc",
     }  # fmt: skip
 
 

@@ -307,13 +307,13 @@ def test_progress_tells_what_ended_and_the_time_left(tmp_path: Path) -> None:
     progress = Progress(plan, seconds, 1, console)
     progress.started(arm(plan, "base"))
     progress.epoch(arm(plan, "base"), {"epoch": 1})
-    assert "0 of 2 done, 1 waiting" in progress._status() and "base · seed 0 1/2" in progress._status()
+    assert "0 of 2 done, 1 running, 1 waiting" in progress._status() and "base · seed 0 1/2" in progress._status()
     assert "3 min 20 s left" in progress._status()
     finish(store, arm(plan, "base"))
     progress.ended(store.record(arm(plan, "base")))
     store.save_failure(arm(plan, "z").key, "it broke")
     progress.ended(store.record(arm(plan, "z")))
-    assert "1 of 2 done, 0 waiting, 1 failed" in progress._status()
+    assert "1 of 2 done, 0 running, 0 waiting, 1 failed" in progress._status()
     text = console.export_text()
     assert "done  base · seed 0  probe_accuracy 0.5000" in text and "failed  z · seed 0  it broke" in text
 
