@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import shutil
+import tempfile
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,23 +17,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_LOCK = "lock"  # in a scratch folder, held as long as its process lives
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a path to write to; it becomes ``path`` when the block ends, and vanishes when the block raises.
 
-    The data is on the disk before the name is, so a crash at any instant leaves the old file or the new one.
+    The data is on the disk before the name is, so a crash at any instant leaves the old file or the new one. What processes
+    that died half-way left of the same file vanishes, too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        _remove_abandoned(left, left)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with locked(temporary):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -58,6 +66,35 @@ def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[No
         except OSError:
             pass
         yield
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yields a new folder that vanishes when the block ends; where its process dies, :func:`remove_scratch` removes it."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        with locked(folder / _LOCK):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_scratch(parent: Path, prefix: str) -> None:
+    """Removes the scratch folders of processes that died."""
+    for left in parent.glob(f"{prefix}*"):
+        _remove_abandoned(left, left / _LOCK)
+
+
+def _remove_abandoned(path: Path, lock: Path) -> None:
+    """Removes a file or folder that a process left which had ``lock`` locked and died; where locks are unknown, nothing."""
+    import fcntl
+
+    with suppress(OSError), lock.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def save_json(path: Path, content: Any) -> None:

@@ -119,6 +119,7 @@ def _sweep(job: Job, console: Console) -> int:
     if job.options.dry_run:
         show_plan(job, console)
         return DONE
+    job.store.remove_scratch()
     session, plan, searched = Session(job, console), job.plan, None
     if job.grid.search is not None:
         plan, searched = search.run(job, session, console)

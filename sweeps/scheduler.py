@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -347,8 +345,7 @@ def run(
         tune.report({"done": True})  # Tune prints a line for a trial that never reported anything
 
     resources = {"CPU": 1.0, "GPU": gpus_per_trial} if gpus_per_trial else {"CPU": float(_threads(plan))}
-    scratch = Path(tempfile.mkdtemp(prefix="tune-", dir=storage))
-    try:
+    with Store(storage).scratch() as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),
             tune_config=tune.TuneConfig(
@@ -367,8 +364,6 @@ def run(
             ),
         )
         tuner.fit()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return progression.skipped
 
 

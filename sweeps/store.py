@@ -28,11 +28,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from core.config import digest
-from core.files import load_arrays, load_json, locked, save_arrays, save_json, whole_file
+from core.files import load_arrays, load_json, locked, remove_scratch, save_arrays, save_json, scratch_folder, whole_file
 from evaluation.details import DETAILS
 from evaluation.evaluate import NOT_DEFINED
 from sweeps.plan import Trial
 
+_SCRATCH = "tune-"
 _SUFFIX = {"detail": "npz", "figure": "png"}
 
 
@@ -109,6 +110,14 @@ class Store:
     def lock(self, key: str, on_wait: Callable[[], None] | None = None) -> AbstractContextManager[None]:
         """Within the block no other process of this machine works on the trial; see :func:`core.files.locked`."""
         return locked(self.folder(key) / "lock", on_wait)
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A folder for what need not outlive the block."""
+        return scratch_folder(self._trials.parent, _SCRATCH)
+
+    def remove_scratch(self) -> None:
+        """Removes what processes that died left of theirs."""
+        remove_scratch(self._trials.parent, _SCRATCH)
 
     def trial_keys(self) -> list[str]:
         """All trials that left anything."""

@@ -1,0 +1,39 @@
+"""Files that are whole or absent, whatever happens to who writes them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from core.files import remove_scratch, save_json, scratch_folder, whole_file
+
+HALF = "import os, signal; from pathlib import Path; from core.files import whole_file\n" + (
+    "with whole_file(Path({!r})) as t: t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+)
+
+
+def test_what_a_killed_writer_left_vanishes_with_the_next_writing_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a[0].json"
+    assert subprocess.run([sys.executable, "-c", HALF.format(str(path))], timeout=60).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.read_text() == "half"
+    save_json(tmp_path / "b.json", 1)
+    assert left.exists(), "another file's"
+    with whole_file(path) as temporary:
+        temporary.write_text("[1]")
+        save_json(path, 2)
+        assert temporary.exists(), "who lives keeps what it writes"
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a[0].json": "[1]", "b.json": "1\n"}
+
+
+def test_a_scratch_folder_vanishes_and_those_of_dead_processes_can_be_removed(tmp_path: Path) -> None:
+    for name in ("tune-dead", "tune-unknown", "other"):
+        (tmp_path / name).mkdir()
+    for name in ("tune-dead", "other"):
+        (tmp_path / name / "lock").touch()
+    with scratch_folder(tmp_path, "tune-") as alive:
+        remove_scratch(tmp_path, "tune-")
+        assert {path.name for path in tmp_path.iterdir()} == {"tune-unknown", "other", alive.name}
+    assert not alive.exists()
