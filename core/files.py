@@ -24,7 +24,8 @@ _LOCK = "lock"  # in a scratch folder, held as long as its process lives
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a path to write to; it becomes ``path`` when the block ends, and vanishes when the block raises.
 
-    The data is on the disk before the name is, so a crash at any instant leaves the old file or the new one. What processes
+    The data is on the disk before the name is, so a crash at any instant leaves the old file or the new one; and the name is
+    when the block has ended, so that nothing told later (to MLflow, say) knows more than the disk. What processes
     that died half-way left of the same file vanishes, too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +38,11 @@ def whole_file(path: Path) -> Iterator[Path]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 
