@@ -13,6 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sweeps import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # the imports take seconds
+
 from rich.console import Console
 
 from core.config import METHODS, PROFILES
@@ -27,6 +32,7 @@ from sweeps import deciding, search
 from sweeps.ending import DONE, FAILED, INTERRUPTED, WRONG_INPUT, conclude, show_plan
 from sweeps.grid import list_grids
 from sweeps.job import Job, prepare
+from sweeps.origin import command
 from sweeps.session import Session
 
 
@@ -49,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {fault}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues", file=sys.stderr)
+        print(f"\ninterrupted; continue with: {command()}", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
@@ -136,4 +142,7 @@ def _sweep(job: Job, console: Console) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.interrupt()
+    code = main()
+    interrupts.ignore()
+    sys.exit(code)
