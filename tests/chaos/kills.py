@@ -50,6 +50,8 @@ _GRACE = 10.0  # seconds in which the processes of a dead driver are gone
 _LIMIT = 600.0  # seconds for one command
 #: Measured by a clock, so no two runs agree.
 _CLOCK = {"time", "seconds", "images_per_second"}
+#: Tags that tell of the command or the storage.
+_OF_A_COMMAND = {"mlflow.parentRunId", "command", "mlflow.note.content", "git_commit"}
 
 
 @dataclass
@@ -404,48 +406,54 @@ def _of_epochs(whole: Command, torn: Torn) -> Iterator[str]:
 
 
 def _of_tracking(whole: Path, torn: Path) -> Iterator[str]:
+    one, other = contents(whole), contents(torn)
+    if one.keys() != other.keys():
+        yield f"MLflow has other runs: {one.keys() ^ other.keys()}"
+    for name in one.keys() & other.keys():
+        for what in one[name]:
+            if one[name][what] != other[name][what]:
+                yield f"MLflow: {what} of {name} differ: {_difference(one[name][what], other[name][what])}"
+        for fault in other[name]["faults"]:
+            yield f"MLflow: {name}: {fault}"
+
+
+def contents(storage: Path) -> dict[Any, dict[str, Any]]:
+    """What the MLflow database of a storage holds: (sweep, trial) -> its run's parts, without what a clock measured."""
     from mlflow import MlflowClient
 
-    runs: list[dict[Any, Any]] = []
-    for storage in (whole, torn):
-        client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-        (experiment,) = [e.experiment_id for e in client.search_experiments() if e.name != "Default"]
-        found: dict[Any, Any] = {}
-        for run in client.search_runs([experiment]):
-            name = run.data.tags["sweep"], run.data.tags.get("trial_key")
-            if name in found:
-                yield f"MLflow has two runs of {name}"
-            found[name] = run
-            if run.info.status != "FINISHED":
-                yield f"MLflow's run of {name} is {run.info.status}"
-        models = Counter(m.source_run_id for m in client.search_logged_models([experiment]) if str(m.status) == "READY")
-        if sum(models.values()) != len(client.search_logged_models([experiment])):
-            yield "MLflow has models that are not ready"
-        runs.append({name: _contents(client, run, models[run.info.run_id]) for name, run in found.items()})
-    if runs[0].keys() != runs[1].keys():
-        yield f"MLflow has other runs: {runs[0].keys() ^ runs[1].keys()}"
-    for name in runs[0].keys() & runs[1].keys():
-        for what in runs[0][name]:
-            if runs[0][name][what] != runs[1][name][what]:
-                yield f"MLflow: {what} of {name} differ: {_difference(runs[0][name][what], runs[1][name][what])}"
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    (experiment,) = [e.experiment_id for e in client.search_experiments() if e.name != "Default"]
+    models: dict[str, list[str]] = {}
+    for model in client.search_logged_models([experiment]):
+        models.setdefault(model.source_run_id, []).append(str(model.status))
+    found: dict[Any, dict[str, Any]] = {}
+    for run in client.search_runs([experiment]):
+        name = run.data.tags.get("sweep"), run.data.tags.get("trial_key")
+        parts = _contents(client, run, models.get(run.info.run_id, []))
+        if name in found:
+            parts["faults"].append("two runs")
+        found[name] = parts
+    return found
 
 
-def _contents(client: Any, run: Any, models: int) -> dict[str, Any]:
-    """What one run holds, without what a clock measured."""
+def _contents(client: Any, run: Any, models: list[str]) -> dict[str, Any]:
     points = [point for name in run.data.metrics for point in client.get_metric_history(run.info.run_id, name)]
-    sweep = run.data.tags["role"] == "sweep"  # an interrupted one says its summary at the trials done so far, too
     folders = [item.path for item in client.list_artifacts(run.info.run_id) if item.is_dir]
     lists = [client.list_artifacts(run.info.run_id, folder) for folder in (None, *folders)]
+    timeless = {n: v for n, v in run.data.tags.items() if n not in _OF_A_COMMAND}
+    twice = [point for point, n in Counter((p.key, p.step) for p in points).items() if n > 1]
+    # An interrupted sweep says its summary at the trials done so far, too.
+    metrics = run.data.metrics.items() if "trial_key" not in timeless else ((f"{p.key} {p.step}", p.value) for p in points)
     return {
-        "metrics": sorted((p.key, p.step, p.value) for p in points if p.key not in _CLOCK) if not sweep
-        else sorted((name, value) for name, value in run.data.metrics.items()),
-        "points": {name: n for name, n in Counter((p.key, p.step) for p in points).items() if n > 1},
+        "faults": [f"{point} is there more than once" for point in twice]
+        + ([] if run.info.status == "FINISHED" else [f"is {run.info.status}"]),
+        "metrics": sorted((name, value) for name, value in metrics if name.split()[0] not in _CLOCK),
         "params": dict(run.data.params),
-        "tags": {n: v for n, v in run.data.tags.items() if n not in ("mlflow.parentRunId", "command", "mlflow.note.content")},
+        "tags": timeless,
         "artifacts": sorted(item.path for items in lists for item in items),
         "inputs": sorted(i.dataset.name for i in run.inputs.dataset_inputs),
         "models": (models, len(run.outputs.model_outputs) if run.outputs else 0),
-    }  # fmt: skip
+    }
 
 
 def _difference(one: Any, other: Any) -> str:

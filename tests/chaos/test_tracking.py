@@ -1,0 +1,81 @@
+"""The driver killed right after each of its calls to MLflow: what is said again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.files import save_json
+from sweeps.images import Images
+from sweeps.store import Store
+from sweeps.trial import run_trial
+from tests.chaos.kills import contents
+from tests.sweeps.test_engine import arm, tiny_plan
+from tests.sweeps.test_engine import images as images  # noqa: PLC0414
+from tests.sweeps.test_tracking import tell
+
+WRITES = (
+    "create_experiment", "create_run", "log_batch", "set_tag", "delete_tag", "update_run", "set_terminated",
+    "set_experiment_tag", "log_artifact", "log_inputs", "log_outputs", "create_logged_model", "log_model_artifacts",
+    "finalize_logged_model",
+)  # fmt: skip
+
+
+def _tell(storage: Path, plan: Any, last: int | None) -> None:
+    """In a process of its own: says all, and dies right after so many writing calls."""
+    from mlflow import MlflowClient
+
+    calls = count(1)
+
+    def deadly(method: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            answer = method(*arguments, **named)
+            if next(calls) == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer
+
+        return call
+
+    for name in WRITES:
+        setattr(MlflowClient, name, deadly(getattr(MlflowClient, name)))
+    tell(plan, storage, f"sqlite:///{storage / 'mlflow.db'}", live=True)
+    save_json(storage / "calls.json", next(calls) - 1)
+
+
+def _run(storage: Path, plan: Any, last: int | None = None) -> int | None:
+    process = multiprocessing.get_context("fork").Process(target=_tell, args=(storage, plan, last))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _said(storage: Path) -> Any:
+    runs = contents(storage)
+    found = {name: {n: v for n, v in run.items() if n != "artifacts"} for name, run in runs.items()}
+    return found | {"artifacts": {name: run["artifacts"] for name, run in runs.items()}}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_driver_killed_after_any_call_to_mlflow_leaves_nothing_half_said(tmp_path: Path, images: Images) -> None:
+    plan, trained = tiny_plan(tmp_path, {"z": {"mu": 0}}), tmp_path / "trained"
+    run_trial(arm(plan, "base"), images, trained)
+    shutil.copytree(trained, tmp_path / "whole")
+    assert _run(tmp_path / "whole", plan) == 0
+    expected = _said(tmp_path / "whole")
+    assert Store(trained).is_trained(arm(plan, "base").key) and len(expected) == 3
+    step = 1 if os.environ.get("CHAOS_THOROUGH") else 3
+    for last in range(1, int((tmp_path / "whole" / "calls.json").read_text()) + 1, step):
+        torn = tmp_path / f"torn-{last}"
+        shutil.copytree(trained, torn)
+        assert _run(torn, plan, last) == -signal.SIGKILL
+        assert _run(torn, plan) == 0
+        assert _said(torn) == expected, f"killed after call {last}"
+        shutil.rmtree(torn)
