@@ -175,9 +175,10 @@ class Tracker:
             self._parent = parents[0].info.run_id
             self._client.update_run(self._parent, status="RUNNING")
         else:
-            tags = {"role": "sweep", "mlflow.runName": self._plan.sweep}
+            # With the tags that it is found by; whatever else it lacks, should this process die here, the next one adds.
+            tags = {"role": "sweep", "mlflow.runName": self._plan.sweep, **self._shared_tags()}
             self._parent = self._client.create_run(self._experiment, tags=tags).info.run_id
-            self._log_params(self._parent, self._plan.base, frozenset())
+        self._log_params(self._parent, self._plan.base, frozenset(parents[0].data.params) if parents else frozenset())
         tag = charts.view_tag(self._plan.sweep)
         shown = list(dict.fromkeys((self._plan.grid.primary, "anomaly_auc", "silhouette")))
         created = int(self._client.get_run(self._parent).info.start_time)
@@ -208,8 +209,14 @@ class Tracker:
         return tags | ({"git_commit": self._commit} if self._commit else {})
 
     def _child(self, trial: Trial) -> _Child:
-        if trial.key in self._children:
-            return self._children[trial.key]
+        if trial.key not in self._children:
+            self._children[trial.key] = self._find_or_make(trial)
+        child = self._children[trial.key]
+        self._log_params(child.run_id, trial.config, child.params)
+        child.params = child.params.union(_params(trial.config))
+        return child
+
+    def _find_or_make(self, trial: Trial) -> _Child:
         tags = self._shared_tags() | self._arm_tags(trial) | {"role": "trial", "trial_key": trial.key}
         tags["mlflow.parentRunId"] = self._parent
         if trial.parent:
@@ -217,13 +224,9 @@ class Tracker:
         with self._turn():  # another driver of the same sweep may have made it meanwhile
             made = self._search(f"tags.sweep = '{self._plan.sweep}' and tags.trial_key = '{trial.key}'")
             if made:
-                child = _found(made[0])
-            else:
-                run = self._client.create_run(self._experiment, tags=tags)
-                child = _Child(run.info.run_id, "RUNNING", tags, frozenset(), {})
-                self._log_params(child.run_id, trial.config, child.params)
-        self._children[trial.key] = child
-        return child
+                return _found(made[0])
+            run = self._client.create_run(self._experiment, tags=tags)
+            return _Child(run.info.run_id, "RUNNING", tags, frozenset(), {})
 
     @staticmethod
     def _arm_tags(trial: Trial) -> dict[str, str]:
@@ -237,7 +240,8 @@ class Tracker:
         from mlflow.entities import Param
 
         params = [Param(key, value) for key, value in _params(config).items() if key not in present]
-        self._client.log_batch(run_id, params=params)
+        if params:
+            self._client.log_batch(run_id, params=params)
 
     def _start(self, trial: Trial) -> None:
         child = self._child(trial)
@@ -329,19 +333,26 @@ class Tracker:
     def _log_model(self, child: _Child, trial: Trial) -> None:
         """The encoder as an MLflow model ``encoder`` of the run, once; MLflow's fluent calls would end the run."""
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import Schema, TensorSpec
 
         known = self._client.search_logged_models(
             [self._experiment], filter_string=f"name = 'encoder' AND source_run_id = '{child.run_id}'"
         )
-        if any(model.status == LoggedModelStatus.READY for model in known):
-            return
-        for broken in known:  # its driver was killed half-way
-            self._client.delete_logged_model(broken.model_id)
+        ready = [model.model_id for model in known if model.status == LoggedModelStatus.READY]
+        for model in known:  # others' drivers were killed half-way
+            if model.model_id not in ready:
+                self._client.delete_logged_model(model.model_id)
+        model_id = ready[0] if ready else self._make_model(child, trial)
+        outputs = self._client.get_run(child.run_id).outputs
+        if outputs is None or all(output.model_id != model_id for output in outputs.model_outputs):
+            self._client.log_outputs(child.run_id, [LoggedModelOutput(model_id, step=0)])
+
+    def _make_model(self, child: _Child, trial: Trial) -> str:
         import mlflow.pytorch
         import numpy as np
         import torch
+        from mlflow.entities import LoggedModelStatus
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
 
         weights = torch.load(self._store.folder(trial.key) / "encoder.pt", map_location="cpu", weights_only=True)
         config = trial.config
@@ -367,8 +378,8 @@ class Tracker:
             card.artifact_path = logged.artifact_location
             card.save(folder / "MLmodel")
             self._client.log_model_artifacts(logged.model_id, str(folder))
-        self._client.log_outputs(child.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         self._client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        return str(logged.model_id)
 
     def _mark(self, trial: Trial, tags: Mapping[str, str]) -> None:
         child = self._child(trial)
