@@ -104,9 +104,9 @@ class Command:
         return code
 
     def family(self) -> list[psutil.Process]:
-        """All processes below the driver."""
+        """All processes below the driver, save Ray's agents: they linger for a minute, and touch neither storage nor locks."""
         with suppress(psutil.Error):
-            return psutil.Process(self.process.pid).children(recursive=True)
+            return [p for p in psutil.Process(self.process.pid).children(recursive=True) if not p.name().endswith("Agent")]
         return []
 
     def events(self) -> list[dict[str, Any]]:
@@ -218,8 +218,13 @@ def kill_driver(torn: Torn, delay: float, draw: random.Random) -> bool:
     command.process.kill()
     command.process.wait()
     torn.kills += 1
-    seconds = _gone(family) if draw.random() < 0.5 else None  # else the next command comes at once
-    torn.say(f"kill {torn.kills} after {delay:5.1f} s: {doing}" + (f"; family gone in {seconds:.2f} s" if seconds else ""))
+    gone = ""
+    if draw.random() < 0.5:  # else the next command comes at once
+        seconds = _gone(family)
+        gone = "" if seconds is None else f"; its {len(family)} processes gone in {seconds:.2f} s"
+        if seconds is None:
+            torn.note(f"processes live on: {[process.name() for process in _readable(family)]}")
+    torn.say(f"kill {torn.kills} after {delay:5.1f} s: {doing}{gone}")
     torn.remember()
     return True
 
