@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import digest
-from core.files import locked
+from core.files import locked, remove_scratch, scratch_folder, whole_file
 from core.models import IMAGE_SIZE, build_encoder, portable
 from sweeps import charts
 from sweeps.origin import git_commit
@@ -146,10 +146,10 @@ class Tracker:
         logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
-        if self._uri.startswith("sqlite:///"):
-            Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         # One process at a time: several that first meet an absent database fail creating it, and would all make a parent run.
         with self._turn():
+            if self._uri.startswith("sqlite:///"):
+                _create_database(Path(self._uri.removeprefix("sqlite:///").partition("?")[0]))
             self._client = MlflowClient(self._uri)
             self._open_sweep()
 
@@ -417,6 +417,19 @@ class Tracker:
 
 
 _STATUS = {"done": "FINISHED", "failed": "FAILED", "skipped": "KILLED", "stopped": "KILLED", "open": "RUNNING"}
+
+
+def _create_database(path: Path) -> None:
+    """MLflow's tables in a new SQLite file, whole or not at all: MLflow cannot use what a killed process left half-made."""
+    from mlflow import MlflowClient
+
+    remove_scratch(path.parent, ".mlflow-")
+    if path.exists():
+        return
+    with scratch_folder(path.parent, ".mlflow-") as folder:
+        MlflowClient(f"sqlite:///{folder / path.name}").search_experiments()
+        with whole_file(path) as temporary:
+            shutil.copyfile(folder / path.name, temporary)
 
 
 def metric_name(name: str) -> str:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,27 @@ def _said(storage: Path) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_driver_killed_after_any_call_to_mlflow_leaves_nothing_half_said(tmp_path: Path, images: Images) -> None:
+def test_a_driver_killed_while_mlflows_database_is_made_does_not_spoil_it(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, {})
+    began = time.monotonic()
+    assert _run(tmp_path / "whole", plan) == 0
+    life = time.monotonic() - began
+    expected = _said(tmp_path / "whole")
+    for share in (0.1, 0.25, 0.4, 0.55, 0.7):
+        torn = tmp_path / f"torn-{share}"
+        process = multiprocessing.get_context("fork").Process(target=_tell, args=(torn, plan, None))
+        process.start()
+        time.sleep(share * life)
+        process.kill()
+        process.join()
+        assert _run(torn, plan) == 0, f"killed at {share:.0%}"
+        assert _said(torn) == expected
+        assert {path.name for path in torn.iterdir()} <= {"mlflow.db", "mlflow.db.lock", "calls.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_driver_killed_after_killed_after_any_call_to_mlflow_leaves_nothing_half_said(tmp_path: Path, images: Images) -> None:
     plan, trained = tiny_plan(tmp_path, {"z": {"mu": 0}}), tmp_path / "trained"
     run_trial(arm(plan, "base"), images, trained)
     shutil.copytree(trained, tmp_path / "whole")
