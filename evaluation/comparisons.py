@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from evaluation.details import Arrays
 from evaluation.evaluate import METRICS
@@ -44,24 +45,30 @@ class Arm:
         return mean(self.values[metric]) if self.values.get(metric) else None
 
 
+def ranked(arms: Sequence[Arm], metric: str) -> list[Arm]:
+    """The arms by a metric's mean, the best last; those without it before all others."""
+    sign = -1 if METRICS[metric.partition("/")[0]].better == "lower" else 1
+    return sorted(arms, key=lambda arm: (arm.mean(metric) is not None, sign * (arm.mean(metric) or 0)))
+
+
 def leaderboard(arms: Sequence[Arm], metrics: Sequence[str], base: str) -> Figure:
     """One dot a seed, the mean as a bar and one standard deviation to each side, best arm of the first metric on top."""
-    sign = -1 if METRICS[metrics[0].partition("/")[0]].better == "lower" else 1
-    order = sorted(arms, key=lambda arm: (arm.mean(metrics[0]) is not None, sign * (arm.mean(metrics[0]) or 0)))
+    order = ranked(arms, metrics[0])
     figure, axes = panels(len(metrics), width=3.6, height=0.27 * len(order) + 1.0)
     for k, metric in enumerate(metrics):
         panel = axes[0][k]
-        for place, arm in enumerate(order):
-            values = arm.values.get(metric, ())
-            shade = "#888888" if arm.baseline else "#332288"
-            jitter = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(len(values))
-            panel.scatter(values, place + jitter, s=16, marker="s" if arm.baseline else "o", c=shade, zorder=3, linewidths=0)
-            if len(values) > 1:
-                center, spread = mean(values), stdev(values)
-                panel.plot([center - spread, center + spread], [place, place], color=shade, lw=1)
-                panel.plot([center, center], [place - 0.3, place + 0.3], color=shade, lw=2)
-            if arm.name == base and values:
-                panel.axvline(mean(values), color="#CC6677", lw=0.8, ls="--", zorder=1)
+        for baseline in (False, True):
+            rows = [(place, arm.values.get(metric, ())) for place, arm in enumerate(order) if arm.baseline == baseline]
+            dots = [dot for place, values in rows for dot in zip(values, place + _jitter(len(values)), strict=True)]
+            shade = "#888888" if baseline else "#332288"
+            panel.scatter(*np.reshape(dots, (-1, 2)).T, s=16, marker="s" if baseline else "o", c=shade, zorder=3, linewidths=0)
+            places, several = [place for place, v in rows if len(v) > 1], [v for _, v in rows if len(v) > 1]
+            centers, spreads = np.array([mean(v) for v in several]), np.array([stdev(v) for v in several])
+            panel.hlines(places, centers - spreads, centers + spreads, color=shade, lw=1)
+            panel.vlines(centers, np.array(places) - 0.3, np.array(places) + 0.3, color=shade, lw=2)
+        of_base = next((arm.values.get(metric, ()) for arm in order if arm.name == base), ())
+        if of_base:
+            panel.axvline(mean(of_base), color="#CC6677", lw=0.8, ls="--", zorder=1)
         panel.set_yticks(range(len(order)), [arm.name for arm in order] if k == 0 else [""] * len(order))
         panel.set_ylim(-0.6, len(order) - 0.4)
         panel.grid(axis="x", color="0.92")
@@ -72,6 +79,10 @@ def leaderboard(arms: Sequence[Arm], metrics: Sequence[str], base: str) -> Figur
         fontsize=9,
     )
     return figure
+
+
+def _jitter(n: int) -> NDArray[np.float64]:
+    return np.linspace(-0.16, 0.16, n) if n > 1 else np.zeros(n)
 
 
 def agreement(arms: Sequence[Arm], metrics: Sequence[str]) -> Figure:
@@ -155,7 +166,7 @@ def rocs(arms: Sequence[Arm], which: str) -> Figure | None:
     shown = [(i, arm) for i, arm in enumerate(arms) if f"anomalies/{which}" in arm.details]
     if not shown:
         return None
-    figure, axes = panels(1, width=7.4, height=4.2)
+    figure, axes = panels(1, width=7.4, height=max(4.2, 0.17 * len(shown) + 0.8))  # no lower than its legend
     panel = axes[0][0]
     for i, arm in shown:
         scores = arm.details[f"anomalies/{which}"]

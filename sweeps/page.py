@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -38,11 +38,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from evaluation.comparisons import Arm
+    from evaluation.details import Arrays
     from sweeps.search import Searched
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: Classes whose retrievals are shown.
 _CLASSES = 10
+#: Arms shown side by side; no more are told apart by colour and dashes.
+_SIDE_BY_SIDE = 40
 
 
 @dataclass(frozen=True)
@@ -284,7 +287,10 @@ def _figures(sweep: Sweep, summaries: Sequence[ArmSummary], images: Images | Non
     from evaluation import comparisons
     from evaluation.style import styled
 
-    arms = [_arm(summary, sweep) for summary in summaries if any(r.status == "done" for r in summary.records)]
+    done = {summary.arm: summary for summary in summaries if any(r.status == "done" for r in summary.records)}
+    everything = [_arm(summary) for summary in done.values()]
+    arms = [replace(arm, details=_details(done[arm.name], sweep)) for arm in _side_by_side(everything, sweep.plan.grid.primary)]
+    left_out = f"The figures show {len(arms)} of {len(everything)} arms: {BASE}, and the best by {sweep.plan.grid.primary}."
     base = sweep.plan.base
     splits = None if images is None else images.splits.get((base.dataset, base.train_subset))
     names = splits.train.class_names if splits else ()
@@ -306,7 +312,7 @@ def _figures(sweep: Sweep, summaries: Sequence[ArmSummary], images: Images | Non
                 picture(names[k], partial(comparisons.retrievals, arms, splits, k)) for k in range(min(_CLASSES, len(names)))
             ]
         return {
-            "leaderboard": picture("metrics by arm, a dot a seed", lambda: comparisons.leaderboard(arms, metrics, BASE)),
+            "leaderboard": picture("metrics by arm, a dot a seed", lambda: comparisons.leaderboard(everything, metrics, BASE)),
             "agreement": picture("metrics against each other", lambda: comparisons.agreement(arms, THREE)),
             "curves": picture("loss and terms over the epochs", lambda: comparisons.curves(arms)),
             "invariances": picture("invariances by arm", lambda: comparisons.invariances(arms)),
@@ -314,25 +320,42 @@ def _figures(sweep: Sweep, summaries: Sequence[ArmSummary], images: Images | Non
             "pca": picture("PCA by arm", lambda: comparisons.projections(arms, "pca", names)),
             "rocs": [found for found in rocs if found],
             "retrievals": [found for found in retrievals if found],
+            "left_out": left_out.replace("_", " ") if len(arms) < len(everything) else "",
         }
 
 
-def _arm(summary: ArmSummary, sweep: Sweep) -> Arm:
+def _side_by_side(arms: list[Arm], metric: str) -> list[Arm]:
+    """All arms, or of too many base and the best by the metric, in their order."""
+    from evaluation.comparisons import ranked
+
+    if len(arms) <= _SIDE_BY_SIDE:
+        return arms
+    best = [arm.name for arm in ranked(arms, metric) if arm.name != BASE][1 - _SIDE_BY_SIDE :]
+    return [arm for arm in arms if arm.name in (BASE, *best)]
+
+
+def _arm(summary: ArmSummary) -> Arm:
     from evaluation.comparisons import Arm
 
     done = [record for record in summary.records if record.status == "done"]
-    trial, base = done[0].trial, sweep.plan.base
-    same_images = (trial.config.dataset, trial.config.train_subset) == (base.dataset, base.train_subset)
-    wanted = [n for n in trial.detail_ids if n.partition("/")[0] in ("projection", "tsne", "retrieval", "anomalies")]
     names = {name for record in done for name in record.metrics}
     return Arm(
         name=summary.arm,
         values={name: summary.values(name) for name in names},
         history=done[0].training.history if done[0].training else (),
-        details={n: found for n in wanted if same_images and (found := sweep.store.detail(trial, n)) is not None},
+        details={},
         baseline=_is_baseline(summary),
         collapsed=is_collapsed(summary),
     )
+
+
+def _details(summary: ArmSummary, sweep: Sweep) -> dict[str, Arrays]:
+    """What is drawn of the first seed that is done; nothing where its images are not base's."""
+    trial, base = next(r.trial for r in summary.records if r.status == "done"), sweep.plan.base
+    if (trial.config.dataset, trial.config.train_subset) != (base.dataset, base.train_subset):
+        return {}
+    wanted = [n for n in trial.detail_ids if n.partition("/")[0] in ("projection", "tsne", "retrieval", "anomalies")]
+    return {name: found for name in wanted if (found := sweep.store.detail(trial, name)) is not None}
 
 
 def _picture(title: str, figure: Figure) -> dict[str, Any]:

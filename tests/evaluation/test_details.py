@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure as MplFigure
 from PIL import Image
 from sklearn.decomposition import PCA
@@ -223,7 +224,8 @@ def test_comparisons_show_every_arm_that_has_the_numbers(arms: list[Arm], materi
     board = comparisons.leaderboard(arms, ["probe_accuracy", "anomaly_auc/far"], "base")
     order = [tick.get_text() for tick in board.axes[0].get_yticklabels()]
     assert order == ["no-variance", "raw-pixels", "base"], "the best on top"
-    offsets = sum(len(c.get_offsets()) for c in board.axes[0].collections)  # type: ignore[arg-type]
+    dots = [c for c in board.axes[0].collections if isinstance(c, PathCollection)]
+    offsets = sum(len(c.get_offsets()) for c in dots)  # type: ignore[arg-type]
     assert offsets == 4, "one dot a seed"
     for figure, names in (
         (comparisons.curves(arms), {"base", "no-variance"}),

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure as MplFigure
 from mlflow import MlflowClient
 
 from core.datasets import ImageSet, Splits
+from evaluation.comparisons import Arm
 from evaluation.details import DETAILS, Detail
 from evaluation.evaluate import METRICS, Metric
 from evaluation.figures import FIGURES, Figure, Material
@@ -341,6 +342,15 @@ def test_one_figure_that_cannot_be_drawn_does_not_take_the_page_with_it(
     monkeypatch.setattr("evaluation.comparisons.invariances", broken)
     text = page._render("report.html.j2", page._content(sweep, images))
     assert "invariances by arm: not drawn, KeyError" in text and text.count("<img") == whole.count("<img") - 1
+
+
+def test_of_too_many_arms_base_and_the_best_are_shown_side_by_side() -> None:
+    few = [Arm(f"arm {i}", {"probe_accuracy": [i % 37 / 37]}, (), {}, baseline=False, collapsed=False) for i in range(39)]
+    base = Arm("base", {}, (), {}, baseline=False, collapsed=False)
+    assert page._side_by_side([*few, base], "probe_accuracy") == [*few, base]
+    shown = page._side_by_side([*few, base, replace(few[36], name="late")], "probe_accuracy")
+    assert len(shown) == 40 and shown[-2:] == [base, replace(few[36], name="late")], "in their order"
+    assert [arm.name for arm in few if arm not in shown] == ["arm 0"], "the worst is left out"
 
 
 @pytest.mark.parametrize(("base", "said", "unsaid"), [
