@@ -304,13 +304,22 @@ class Tracker:
             if trial.config.has_encoder and not trial.choosing:
                 with self._turn():
                     self._log_model(child, trial)
-        for name, value in (tags | {"said": said}).items():
-            self._client.set_tag(child.run_id, name, value)
-        for name in ("reason", "problems", "added_for"):
-            if name in child.tags and name not in tags:
-                self._client.delete_tag(child.run_id, name)
+        self._tag(child, tags | {"said": said})
+        gone = [name for name in ("reason", "problems", "added_for") if name in child.tags and name not in tags]
+        for name in gone:
+            self._client.delete_tag(child.run_id, name)
         self._client.set_terminated(child.run_id, status=_STATUS[record.status])
-        child.status, child.tags = _STATUS[record.status], {**child.tags, **tags, "said": said}
+        child.status, child.tags = _STATUS[record.status], {n: value for n, value in child.tags.items() if n not in gone}
+
+    def _tag(self, child: _Child, tags: Mapping[str, str]) -> None:
+        """Sets tags in one transaction; a run's name takes another, and is set where it changed."""
+        from mlflow.entities import RunTag
+
+        name = "mlflow.runName"
+        if name in tags and child.tags.get(name) != tags[name]:
+            self._client.set_tag(child.run_id, name, tags[name])
+        self._client.log_batch(child.run_id, tags=[RunTag(key, value) for key, value in tags.items() if key != name])
+        child.tags = {**child.tags, **tags}
 
     def _log_data(self, child: _Child, trial: Trial) -> None:
         """The data sets as the run's inputs; said again, they change nothing."""
@@ -393,16 +402,14 @@ class Tracker:
         said = digest([path.name for path in files.values()])
         if not files or child.tags.get("figures") == said:
             return
-        for name, path in files.items():
-            with tempfile.TemporaryDirectory() as scratch:  # under a name for people, without what identifies it
+        with tempfile.TemporaryDirectory() as scratch:  # under names for people, without what identifies them
+            for name, path in files.items():
                 plain = re.sub(r"[^-.A-Za-z0-9]", "_", name)
                 # Other names may come to the same plain one.
                 unlike = "" if plain == name.replace("/", "_", 1) else f"-{digest(name)[:6]}"
-                copy = Path(scratch) / f"{plain}{unlike}.png"
-                shutil.copyfile(path, copy)
-                self._client.log_artifact(child.run_id, str(copy), "figures")
-        self._client.set_tag(child.run_id, "figures", said)
-        child.tags = {**child.tags, "figures": said}
+                shutil.copyfile(path, Path(scratch) / f"{plain}{unlike}.png")
+            self._client.log_artifacts(child.run_id, scratch, "figures")
+        self._tag(child, {"figures": said})
 
     def _close(self, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path], summary: str) -> None:
         parent = _Child(self._parent, "RUNNING", {}, frozenset())
