@@ -1,0 +1,297 @@
+"""Cost of the engine: ``python tests/benchmarks/bench_engine.py [--trials 200]``.
+
+A grid of trivial trials through ``main()`` of sweeps/run.py, with real Ray Tune, store and MLflow (SQLite). Training is one
+epoch of two steps; metrics, details and figures are constants, so that hardly anything hides the engine.
+
+Counted as engine: all of the command's wall time, from the call of ``main()`` to its return (start of Ray and its workers,
+planning, scheduling, the store's files, MLflow, tables, report, shutdown), less the CPU seconds within ``train()`` without its
+checkpoints, ``evaluate()``, details and drawing: their median over the trials, for every trial, divided by the slots. By CPU
+seconds, for the time in which they wait for a core that the engine holds is the engine's; by the median, for the imports of a
+worker's first trial are. Not counted: those, and the start of Python.
+
+What blocks Tune's loop, while Tune runs: seconds of each call from it into our code (``tracker``: MLflow's alone). A thread can
+also hold the interpreter's lock beside the calls; so, with MLflow and with a tracker that drops everything: how much later
+than after 2 ms a sleeping thread comes back (``late``), and how long a round of the loop takes beyond its own CPU seconds and
+its waiting for Ray (``held up``; the disk and other processes hold it up as well).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).parents[2]
+_SLEEP = 0.002
+_BASE = {
+    "encoder": "small", "representation_dim": 4, "projector_dims": [8], "epochs": 1, "batch_size": 16, "precision": "fp32",
+    "threads": 1, "learning_rate": 0.5,
+}  # fmt: skip
+#: Phases of the command whose seconds are told.
+_PHASES = ("connect", "run", "wait", "of_sweep", "write_page", "close", "disconnect")
+
+
+def timed(function: Callable[..., Any], note: Callable[[float], None], clock: Callable[[], float]) -> Callable[..., Any]:
+    """The function, which notes how long each call took."""
+
+    @wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        started = clock()
+        try:
+            return function(*arguments, **options)
+        finally:
+            note(clock() - started)
+
+    return wrapped
+
+
+# -- in the workers ------------------------------------------------------------------------------------------------------
+
+
+def trivial_trial(*arguments: Any, **options: Any) -> None:
+    """``run_trial`` with metrics and details that are constants."""
+    from evaluation.evaluate import Evaluation
+    from sweeps import trial
+
+    spent: list[float] = []
+
+    def train(*arguments: Any, on_epoch: Callable[[Any], None], **options: Any) -> Any:
+        kept = timed(on_epoch, lambda seconds: spent.append(-seconds), time.thread_time)
+        return original["train"](*arguments, on_epoch=kept, **options)
+
+    def evaluate(evidence: Any, names: Sequence[str]) -> Evaluation:
+        value = evidence.history[-1]["train/loss"] if evidence.history else 0.3
+        return Evaluation({name: value * (i + 1) % 1 for i, name in enumerate(names)}, {}, frozenset(), 0.0)
+
+    def compute(name: str, evidence: Any) -> Any:
+        points, labels = evidence.test.representation, evidence.test.labels
+        if name.startswith("anomalies/"):
+            return {"test": np.arange(len(labels)), "anomalies": np.arange(len(labels)) + 9}
+        return {"test": labels if name == "predictions" else points, "test_labels": labels, "variance_share": np.ones(4) / 4}
+
+    original = {"train": trial.train, "evaluate": trial.evaluate}
+    computed = trial.details.compute
+    try:
+        trial.train, trial.evaluate = (timed(f, spent.append, time.thread_time) for f in (train, evaluate))
+        trial.details.compute = timed(compute, spent.append, time.thread_time)
+        trial.run_trial(*arguments, **options)
+    finally:
+        trial.train, trial.evaluate, trial.details.compute = original["train"], original["evaluate"], computed
+    _note(arguments[2], "trial", sum(spent))
+
+
+def trivial_drawing(trial: Any, images: Any, storage: Path) -> None:
+    """``draw_trial`` with arrays and pictures that are constants."""
+    from sweeps import drawing
+
+    spent: list[float] = []
+
+    def derive(name: str, others: Any) -> Any:
+        points = others["projection"]["test"]
+        return {"test": points[:, :2], "images": np.arange(len(points)), "centers": np.zeros((2, 2))}
+
+    original = drawing.derive, drawing.draw
+    try:
+        drawing.derive = timed(derive, spent.append, time.thread_time)
+        drawing.draw = timed(lambda *_: bytes(50_000), spent.append, time.thread_time)
+        drawing.draw_trial(trial, images, storage)
+    finally:
+        drawing.derive, drawing.draw = original
+    _note(storage, "drawing", sum(spent))
+
+
+def _note(storage: Path, what: str, seconds: float) -> None:
+    with (storage / "seconds.jsonl").open("a") as file:
+        file.write(json.dumps([what, seconds]) + "\n")
+
+
+# -- in the driver -------------------------------------------------------------------------------------------------------
+
+
+class Loop:
+    """What happens to Tune's loop while it runs, in seconds: name -> one figure for each call, sleep or round."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, list[float]] = defaultdict(list)
+        self._running = False
+        self._waited = 0.0
+
+    def watch(self, owner: Any, names: Sequence[str], group: str) -> None:
+        """Notes each call of the methods from the loop."""
+        for name in names:
+            setattr(owner, name, timed(getattr(owner, name), self._noting(group), time.perf_counter))
+
+    def _noting(self, group: str) -> Callable[[float], None]:
+        def note(seconds: float) -> None:
+            if self._running and threading.current_thread() is threading.main_thread():
+                self.figures[group].append(seconds)
+
+        return note
+
+    def watch_rounds(self) -> None:
+        """Notes how long each round is held up."""
+        import ray
+        from ray.tune.execution.tune_controller import TuneController
+
+        def waited(seconds: float) -> None:
+            self._waited += seconds
+
+        def held_up(step: Callable[..., Any]) -> Callable[..., Any]:
+            def round_(*arguments: Any) -> None:
+                self._waited = 0.0
+                started, computed = time.perf_counter(), time.thread_time()
+                step(*arguments)
+                busy = time.perf_counter() - started - self._waited
+                self.figures["held up"].append(max(0.0, busy - (time.thread_time() - computed)))
+
+            return round_
+
+        ray.wait = timed(ray.wait, waited, time.perf_counter)
+        TuneController.step = held_up(TuneController.step)
+
+    @contextmanager
+    def during(self) -> Iterator[None]:
+        """The block is Tune's loop."""
+        self._running = True
+        sleeper = threading.Thread(target=self._sleep)
+        sleeper.start()
+        try:
+            yield
+        finally:
+            self._running = False
+            sleeper.join()
+
+    def _sleep(self) -> None:
+        while self._running:
+            started = time.perf_counter()
+            time.sleep(_SLEEP)
+            self.figures["late"].append(time.perf_counter() - started - _SLEEP)
+
+
+def measure(folder: Path, *, mlflow: bool) -> dict[str, Any]:
+    """Runs the grid in this process; returns its figures."""
+    from ray import cloudpickle
+
+    from sweeps import contrasts, drawing, page, run, scheduler, tracking
+    from sweeps.progress import Progress
+    from sweeps.session import _Meter
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    scheduler.run_trial, drawing.draw_trial = trivial_trial, trivial_drawing
+    loop, phases = Loop(), dict.fromkeys((*_PHASES, "mlflow cpu"), 0.0)
+
+    def add(name: str) -> Callable[[float], None]:
+        return lambda seconds: phases.update({name: phases[name] + seconds})
+
+    for listener in (tracking.Tracker, Progress, drawing.Drawings, _Meter):
+        group = "tracker" if listener is tracking.Tracker else "others"
+        loop.watch(listener, ("started", "epoch", "ended"), group)
+    loop.watch(scheduler._Messages, ("on_trial_start", "on_trial_result", "on_trial_error"), "all calls")
+    loop.watch(scheduler._DependencySearcher, ("suggest", "on_trial_complete"), "all calls")
+    loop.watch_rounds()
+    for owner, name in ((scheduler, "connect"), (scheduler, "run"), (drawing.Drawings, "wait"), (contrasts, "of_sweep"),
+                        (page, "write_page"), (tracking.Tracker, "close"), (scheduler, "disconnect")):  # fmt: skip
+        setattr(owner, name, timed(getattr(owner, name), add(name), time.perf_counter))
+    tune_loop, work = scheduler.run, tracking.Tracker._work
+
+    def looped(*arguments: Any, **options: Any) -> Any:
+        with loop.during():
+            return tune_loop(*arguments, **options)
+
+    def dropped(tracker: tracking.Tracker) -> None:
+        while tracker._queue.get() is not None:
+            pass
+
+    scheduler.run = looped
+    tracking.Tracker._work = timed(work if mlflow else dropped, add("mlflow cpu"), time.thread_time)  # type: ignore[method-assign]
+    started = time.perf_counter()
+    code = run.main(_command(folder))
+    wall = time.perf_counter() - started
+    spent = [json.loads(line) for line in (folder / "results" / "seconds.jsonl").read_text().splitlines()]
+    compute = sum(float(np.median([s for what, s in spent if what == kind])) for kind in ("trial", "drawing"))
+    return {"code": code, "wall": wall, "compute": compute, "phases": phases, "driver cpu": time.process_time(),
+            "loop": loop.figures}  # fmt: skip
+
+
+def _command(folder: Path) -> list[str]:
+    return ["--grid", str(folder / "engine.yaml"), "--profile", "digits-m", "--data", str(folder / "data"),
+            "--storage", str(folder / "results")]  # fmt: skip
+
+
+def make_grid(folder: Path, trials: int) -> None:
+    """Writes images of noise, and a grid of so many arms."""
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for split in ("images/train/a", "images/train/b", "images/test/a", "images/test/b", "others/test/a"):
+        (folder / split).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / split / f"{i}.png")
+    base = _BASE | {"dataset": f"folder:{folder / 'images'}", "anomaly_datasets": [f"folder:{folder / 'others'}"]}
+    arms = {"rate": {"learning_rate": [round(1e-4 * i, 4) for i in range(1, trials)]}}
+    (folder / "engine.yaml").write_text(yaml.safe_dump({"question": "What does a trial cost?", "base": base, "arms": arms}))
+
+
+# -- the command line ----------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=200, help="at least 2")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: only the sweep with MLflow")
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--without-mlflow", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.inside:
+        found = measure(options.inside, mlflow=not options.without_mlflow)
+        (options.inside / "figures.json").write_text(json.dumps(found))
+        return
+    for mlflow in (True,) if options.quick else (True, False):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            make_grid(folder, options.trials)
+            print(f"-- {options.trials} trials, {'MLflow' if mlflow else 'no MLflow'}")
+            _run([__file__, "--inside", scratch, *([] if mlflow else ["--without-mlflow"])], folder)
+            _tell(json.loads((folder / "figures.json").read_text()), options.trials)
+            for what, flags in (("dry run", ["--dry-run"]), ("again", [])) if mlflow and not options.quick else ():
+                started = time.perf_counter()
+                _run([str(ROOT / "sweeps" / "run.py"), *_command(folder), *flags], folder)
+                print(f"{what:28} {time.perf_counter() - started:10.4g} s", flush=True)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    with (folder / "log").open("w") as log:
+        done = subprocess.run([sys.executable, *command], stdout=log, stderr=log, check=False)
+    if done.returncode:
+        sys.exit((folder / "log").read_text())
+
+
+def _tell(found: dict[str, Any], trials: int) -> None:
+    if found["code"]:
+        sys.exit(f"the sweep ended with {found['code']}")
+    engine = found["wall"] / trials - found["compute"] / (os.cpu_count() or 1)
+    rows = {"engine, a trial": engine, "wall": found["wall"], "training and drawing, a trial": found["compute"]}
+    for name, seconds in (rows | {"driver, CPU": found["driver cpu"]} | found["phases"]).items():
+        print(f"{name:28} {seconds:10.4g} s")
+    for name, values in found["loop"].items():
+        p50, p99, most = 1e3 * np.percentile(values, (50, 99, 100))
+        print(f"{name:28} {p50:10.4g} ms median, {p99:.4g} ms 99th percentile, {most:.4g} ms at most, n {len(values)}")
+
+
+if __name__ == "__main__":
+    main()
