@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 #: Classes whose retrievals are shown.
 _CLASSES = 10
-#: Arms shown side by side; no more are told apart by colour and dashes.
-_SIDE_BY_SIDE = 40
+#: Arms shown side by side; more are hard to tell apart, and take long to draw.
+_SIDE_BY_SIDE = 20
 
 
 @dataclass(frozen=True)

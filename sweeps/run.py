@@ -126,6 +126,8 @@ def _sweep(job: Job, console: Console) -> int:
         show_plan(job, console)
         return DONE
     job.store.remove_scratch()
+    # MLflow's thread computes much; at Python's 5 ms a hand-over Tune's loop would wait for it noticeably.
+    sys.setswitchinterval(0.001)
     session, plan, searched = Session(job, console), job.plan, None
     if job.grid.search is not None:
         plan, searched = search.run(job, session, console)
