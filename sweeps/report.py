@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,8 @@ def table(plan: Plan, summaries: Sequence[ArmSummary], verdicts: Mapping[str, st
         cells += [cell(summary, name) for name in columns_of(plan)]
         cells += [verdicts.get(summary.arm, "")] if verdicts else []
         if len(shown.columns) > len(cells):
-            cells.append(summary.state)
+            lost = next((record.reason for record in summary.records if record.status in ("failed", "skipped")), None)
+            cells.append(summary.state + (f": {textwrap.shorten(lost, 60)}" if lost else ""))
         shown.add_row(*cells)
     return shown
 

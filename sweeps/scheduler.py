@@ -8,9 +8,11 @@ store, not in Tune's own state: a killed sweep is continued from the store.
 from __future__ import annotations
 
 import gc
+import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +32,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -90,7 +93,8 @@ class Progression:
     def take(self) -> Trial | None:
         """The next trial whose needs are met, in the plan's order, else one that the source adds; None if all waits."""
         trial = self._ready()
-        if trial is None and self._source is not None and len(self._waiting) + len(self._running) < self._slots and self._ask():
+        free = len(self._running) < self._slots and len(self._waiting) < self._slots
+        if trial is None and self._source is not None and free and self._ask():
             trial = self._ready()
         return trial
 
@@ -222,10 +226,17 @@ class _Messages(tune.Callback):
         if "failed" in result:
             self._progression.ended(trial.config[_KEY], result["failed"])
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._progression.waiting(trial.config[_KEY], f"its worker died ({_reason(trial)}); it goes on from its last epoch")
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        lines = str(trial.get_error() or "the worker died").strip().splitlines()
-        last = next((line for line in reversed(lines) if line.strip()), "failed")
-        self._progression.ended(trial.config[_KEY], f"its worker died {MAX_DEATHS + 1} times; the last time: {last}")
+        self._progression.ended(trial.config[_KEY], f"its worker died {MAX_DEATHS + 1} times; the last time: {_reason(trial)}")
+
+
+def _reason(trial: Any) -> str:
+    """Why a trial's worker died, in a line."""
+    lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
+    return lines[-1].strip().removeprefix("ray.exceptions.RayActorError: ") if lines else "killed, or its machine is gone"
 
 
 class _EarlyStopping(FIFOScheduler):
@@ -240,6 +251,29 @@ class _EarlyStopping(FIFOScheduler):
         record = {name.removeprefix("record/"): value for name, value in result.items() if name.startswith("record/")}
         stop = bool(record) and self._progression.hopeless(trial.config[_KEY], record)
         return str(FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE)
+
+
+@contextmanager
+def _deaths_for_memory_counted() -> Iterator[None]:
+    """Within the block a worker that Ray's memory monitor killed is one that died; Tune (2.60) ends the driver over it.
+
+    Tune knows RayActorError and RayTaskError, and raises at the monitor's OutOfMemoryError, which is neither.
+    """
+    known = RayActorManager._actor_task_failed
+
+    def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, ray.exceptions.OutOfMemoryError):
+            used = re.search(r"was (\S+ used / \S+) limit", str(exception))
+            exception = ray.exceptions.RayActorError(
+                error_msg=f"killed for memory by Ray's monitor{f', {used[1]} on its machine' if used else ''}"
+            )
+        known(manager, tracked_actor_task=tracked_actor_task, exception=exception)
+
+    RayActorManager._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = known
 
 
 def connect(address: str | None) -> None:
@@ -344,6 +378,8 @@ def run(
             tune.report({"failed": reason})
         tune.report({"done": True})  # Tune prints a line for a trial that never reported anything
 
+    # Its tracebacks of workers that died: progress says so, in a line.
+    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     resources = {"CPU": 1.0, "GPU": gpus_per_trial} if gpus_per_trial else {"CPU": float(_threads(plan))}
     with Store(storage).scratch() as scratch:
         tuner = tune.Tuner(
@@ -363,7 +399,8 @@ def run(
                 failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
             ),
         )
-        tuner.fit()
+        with _deaths_for_memory_counted():
+            tuner.fit()
     return progression.skipped
 
 
