@@ -1,0 +1,252 @@
+"""The search: its space, its memory, what it may look at; and a whole one that is killed half-way."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from mlflow import MlflowClient
+from pydantic import ValidationError
+
+from core.errors import InputError
+from evaluation.evaluate import METRICS, metric_ids
+from sweeps.grid import load_grid
+from sweeps.images import Images
+from sweeps.space import Range, Search, dominates, searchable
+from sweeps.store import Store
+from sweeps.study import Study, chosen, rung_epochs
+from sweeps.trial import Rungs, run_trial
+from tests.conftest import tiny_config
+from tests.sweeps.test_engine import arm, images, tiny_plan  # noqa: F401
+from tests.sweeps.test_run import BASE, ROOT, children
+
+SPACE: dict[str, Any] = {
+    "mu/lambda": {"low": 0.02, "high": 20.0, "log": True, "zero": True},
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "pairing": ["augment", "neighbors"],
+    "neighbors_k": {"low": 1, "high": 8, "log": True},
+}
+SEARCH = Search(space=SPACE, trials=12)
+
+
+# -- the space -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_lies_below_a_range_is_zero() -> None:
+    weight = Range(low=0.02, high=20.0, log=True, zero=True)
+    assert weight.value(weight.bottom) == 0 and weight.value(0.0199) == 0 and weight.value(0.02) == 0.02
+    assert weight.drawn(0) == weight.bottom and weight.drawn(30) is None and weight.drawn(0.5) == 0.5
+    assert np.log(weight.low / weight.bottom) == pytest.approx(0.15 * np.log(20 / 0.02)), "a fixed share stands for zero"
+    assert weight.value(1.234567) == 1.235, "four digits, so that keys can be shared"
+    assert Range(low=1, high=8).value(3) == 3 and isinstance(Range(low=1, high=8).value(3), int)
+
+
+def test_a_point_becomes_config_fields_and_back() -> None:
+    base = tiny_config(**{"lambda": 10, "mu": 5, "learning_rate": 1e-3})
+    point = {"mu/lambda": 0.3, "learning_rate": 0.005, "pairing": "neighbors", "neighbors_k": 2}
+    assert SEARCH.fields(point, base) == {"mu": 3.0, "learning_rate": 0.005, "pairing": "neighbors", "neighbors_k": 2}
+    assert SEARCH.point_of(base) == {"mu/lambda": 0.5, "learning_rate": 1e-3, "pairing": "augment", "neighbors_k": 3}
+    assert SEARCH.point_of(base.replace(pairing="random")) is None, "base lies outside of the space"
+    nested = Search(space={"augmentation.grey": {"low": 0.0, "high": 1.0}, "pairing": ["augment", "class"]})
+    assert nested.fields({"augmentation.grey": 0.25}, base) == {"augmentation": {"grey": 0.25}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"objectives": ["silhouette"]}, "rewards collapse"),
+        ({"objectives": ["probe_accuracy"]}, "cannot be searched for"),
+        ({"objectives": ["validation_probe_accuracy", "validation_anomaly_auc"], "early_stopping": True}, "one objective"),
+        ({"objectives": []}, "at least one"),
+        ({"space": {"mue": [1, 2]}}, "did you mean 'mu'"),
+        ({"space": {"mu": [1]}}, "two choices"),
+        ({"space": {"mu/lambda": [1, 2], "lambda": [1, 2]}}, "a lambda that stays"),
+        ({"space": {"mu": {"low": 0, "high": 1, "log": True}}}, "logarithm"),
+        ({"space": {"mu": {"low": 2, "high": 1}}}, "no range"),
+        ({"space": {"epochs": [1, 2]}, "early_stopping": True}, "same epoch"),
+        ({"trials": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_search_says_what_is_wrong(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        Search.model_validate({"space": SPACE} | changes)
+
+
+def test_a_grid_needs_arms_or_a_search(tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    path.write_text("question: what?")
+    with pytest.raises(InputError, match="at least one is needed, or a search"):
+        load_grid(str(path))
+    assert load_grid("search").search is not None
+
+
+def test_no_objective_of_a_search_is_measured_on_test_images() -> None:
+    assert {"validation_probe_accuracy", "validation_anomaly_auc"} <= set(searchable())
+    assert set(metric_ids({"near": "x"}, choosing=True)) == {name for name, metric in METRICS.items() if metric.selects}
+    assert not {name for name in searchable() if name.startswith(("probe", "anomaly", "knn"))}
+
+
+# -- the study -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_continued_and_forgets_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    study = Study(path, SEARCH, 0)
+    study.begin_with({"mu/lambda": 1.0, "learning_rate": 1e-3, "pairing": "augment", "neighbors_k": 3})
+    first = study.ask()
+    assert first.params["mu/lambda"] == 1.0 and first.number == 0, "base comes first"
+    study.tell(0, [0.5], 0.0)
+    study.tell(study.ask().number, [0.9], 0.1, "collapsed")
+    study.fail(study.ask().number, "it broke")
+    study.stop(study.ask().number, "too slow")
+    half_way = study.ask()
+    del study  # its driver was killed here
+
+    later = Study(path, SEARCH, 0)
+    assert [(p.state, p.values, p.reason) for p in later.points] == [
+        ("done", (0.5,), ""), ("infeasible", (0.9,), "collapsed"), ("failed", (), "it broke"), ("stopped", (), "too slow"),
+        ("running", (), ""),
+    ]  # fmt: skip
+    assert [p.params for p in later.left()] == [half_way.params]
+    later.tell(half_way.number, [0.7], 0.0)
+    later.tell(half_way.number, [0.1], 0.0)
+    assert later.points[-1].values == (0.7,), "what ended is not changed"
+    fresh = [later.ask().params for _ in range(3)]
+    assert all(params != point.params for params in fresh for point in later.points[:5]), "nothing is drawn over again"
+
+
+def test_a_line_that_was_not_written_to_its_end_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    study = Study(path, SEARCH, 0)
+    study.tell(study.ask().number, [0.5], 0.0)
+    with path.open("ab") as file:
+        file.write(b'{"op_code":4,"worker')
+    later = Study(path, SEARCH, 0)
+    later.tell(later.ask().number, [0.6], 0.0)
+    assert [p.values for p in Study(path, SEARCH, 0).points] == [(0.5,), (0.6,)]
+
+
+def test_a_point_that_was_not_drawn_to_its_end_is_given_up(tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.journal", SEARCH, 0)
+    study._study.ask()
+    later = Study(tmp_path / "study.journal", SEARCH, 0)
+    assert later.left() == [] and later.points[0].state == "failed"
+
+
+def test_the_front_is_what_nothing_dominates(tmp_path: Path) -> None:
+    names = ("validation_probe_accuracy", "validation_anomaly_auc")
+    study = Study(tmp_path / "study.journal", SEARCH.model_copy(update={"objectives": names}), 0)
+    values = np.random.default_rng(0).random((12, 2)).round(2)
+    for i, pair in enumerate(values):
+        study.tell(study.ask().number, list(pair), 0.5 if i == 3 else 0.0)
+    found = {point.number for point in chosen(study.points, names)}
+    sound = [i for i in range(12) if i != 3]
+    expected = {i for i in sound if not any((values[j] >= values[i]).all() and (values[j] > values[i]).any() for j in sound)}
+    assert found == expected and 3 not in found
+    assert dominates((0.5, 0.5), (0.5, 0.4), names) and not dominates((0.5, 0.5), (0.5, 0.5), names)
+    assert all(study.importances()) and sum(study.importances()[0].values()) == pytest.approx(1)
+
+
+def test_a_single_objective_decides_on_the_best_feasible_point(tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.journal", SEARCH, 0)
+    for value, collapsed in ((0.4, 0.0), (0.9, 0.2), (0.6, 0.0), (0.6, 0.0)):
+        study.tell(study.ask().number, [value], collapsed)
+    assert [point.number for point in chosen(study.points, SEARCH.objectives)] == [2], "of equal ones the first"
+
+
+def test_hopeless_points_are_those_outside_the_best_third(tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.journal", SEARCH, 0)
+    stopped = []
+    for value in (0.5, 0.6, 0.7, 0.1, 0.2, 0.8):
+        number = study.ask().number
+        if study.hopeless(number, 1, value):
+            stopped.append(value)
+            study.stop(number, "")
+    assert {0.1, 0.2} <= set(stopped) and 0.8 not in stopped and 0.7 not in stopped
+    assert rung_epochs(15) == [1, 3, 9] and rung_epochs(30) == [3, 9, 27] and rung_epochs(1) == []
+
+
+# -- what a trial gives while it is still being chosen -------------------------------------------------------------------
+
+
+def test_test_metrics_are_there_for_what_was_decided_on_alone(tmp_path: Path, images: Images) -> None:  # noqa: F811
+    plan, store = tiny_plan(tmp_path, {"x": {"mu": 1}}), Store(tmp_path)
+    images = replace(images, validation_anomalies={"digits-m-patches": images.anomalies["digits-m-black"]})
+    trial = arm(plan, "x")
+    choosing = replace(trial, choosing=True)
+    records: list[dict[str, float]] = []
+    run_trial(choosing, images, tmp_path, on_epoch=records.append, rungs=Rungs(frozenset([1]), "validation_probe_accuracy"))
+    assert ["validation_probe_accuracy" in record for record in records] == [True, False], "at its rung"
+    early = store.record(choosing)
+    assert early.status == "done" and set(early.metrics) == set(searchable())
+    assert not list(store.folder(trial.key).glob("details/*")) and not store.is_done(trial)
+    run_trial(trial, images, tmp_path)
+    late = store.record(trial)
+    assert {"probe_accuracy", "anomaly_auc"} <= set(late.metrics)
+    assert {name: late.metrics[name] for name in early.metrics} == early.metrics, "test images change nothing of validation's"
+    assert set(store.record(choosing).metrics) == set(early.metrics), "whatever the store holds"
+
+
+# -- a whole search ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--objectives", "validation_probe_accuracy,validation_anomaly_auc"], ["--early-stopping"]],
+    ids=["single", "several", "early-stopping"],
+)
+def test_a_search_that_is_killed_half_way_goes_on(flags: list[str], tmp_path: Path) -> None:
+    path, storage = tmp_path / "find.yaml", tmp_path / "results"
+    path.write_text(yaml.safe_dump({
+        "question": "which?", "base": BASE | {"epochs": 4, "neighbors_k": 3}, "search": {"trials": 8, "space": SPACE},
+    }))  # fmt: skip
+    command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--profile", "digits-m", "--grid", str(path),
+               "--storage", str(storage), "--data", str(tmp_path / "data"), *flags]  # fmt: skip
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and len(list(storage.glob("trials/*/evaluation-*.json"))) < 3:
+            time.sleep(0.2)
+        driver.kill()
+        driver.wait()
+    (journal,) = storage.glob("sweeps/*/study-*.journal")
+    before = {p.number: p for p in Study(journal, SEARCH, 0).points}
+    trained = {path: path.stat().st_mtime_ns for path in storage.glob("trials/*/trained.json")}
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = list(csv.DictReader(next(storage.glob("sweeps/*/points.csv")).open()))
+    assert len(rows) == 8 and {row["state"] for row in rows} <= {"done", "infeasible", "stopped"}
+    after = {p.number: p for p in Study(journal, SEARCH, 0).points}
+    for number, point in before.items():
+        assert after[number].params == point.params
+        if point.state != "running":
+            assert after[number] == point, "what had ended is what it was"
+    assert trained.items() <= {p: p.stat().st_mtime_ns for p in storage.glob("trials/*/trained.json")}.items()
+
+    runs = {run.data.tags["trial_key"]: run for run in children(storage).values()}
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    for run in runs.values():
+        decided = run.data.tags.get("chosen") == "yes" or "base" in run.data.tags["arm"].split(", ")
+        assert ("probe_accuracy" in run.data.metrics) == decided
+        assert any(name.startswith("test/") for name in run.data.metrics) == decided
+        assert run.info.status == ("KILLED" if run.data.tags.get("search_state") == "stopped" else "FINISHED")
+        points = [(n, p.step) for n in run.data.metrics for p in client.get_metric_history(run.info.run_id, n)]
+        assert len(points) == len(set(points)), "each (metric, step) once"
+    if "--early-stopping" in flags:
+        stopped = [row for row in rows if row["state"] == "stopped"]
+        assert stopped and all(not row["validation_probe_accuracy"] and "after epoch" in row["reason"] for row in stopped)
+    report = next(storage.glob("sweeps/*/report.html")).read_text()
+    assert "The search" in report and "over pairs of fields" in report
+    assert ("Pareto front" in report) == ("--objectives" in flags)
+    assert "nothing is trained" in subprocess.run(command, capture_output=True, text=True, timeout=100).stdout
