@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core.errors import InputError
+from sweeps import interrupts
 from sweeps.events import Listener
 from sweeps.images import Images
 from sweeps.plan import Plan, Trial
@@ -285,7 +286,8 @@ def connect(address: str | None) -> None:
     if ray.is_initialized():
         return
     if address is None:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        with interrupts.deferred():
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         return
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
