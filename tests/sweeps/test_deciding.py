@@ -24,7 +24,7 @@ from tests.conftest import TINY
 from tests.sweeps.test_engine import finish
 
 TRUTH = {"base": 0.5, "far": 0.3, "near": 0.498, "like": 0.5}
-NOISE = {"far": 0.01, "near": 0.03, "like": 0.0015}
+NOISE = {"far": 0.01, "near": 0.03, "like": 0.005}
 
 
 class FakeSession:
