@@ -44,7 +44,7 @@ class FakeSession:
                 continue
             seed = trial.config.seed
             shared = np.random.default_rng(seed).normal(0, 0.02)
-            own = np.random.default_rng([seed, len(trial.arm)]).normal(0, NOISE.get(trial.arm, 0.0))
+            own = np.random.default_rng([seed, ord(trial.arm[0])]).normal(0, NOISE.get(trial.arm, 0.0))
             finish(self.store, trial)
             value = Result(float(TRUTH[trial.arm] + shared + own), None, 1.0)
             self.store.save_results(trial.key, {metric_ids(trial.anomalies)["probe_accuracy"]: value})
