@@ -7,7 +7,7 @@ Neighbours are looked up in a table found once before training, never searched f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -113,6 +113,14 @@ def one_of_the_class(context: PairingContext, draw: np.random.Generator) -> Indi
     return np.where(pure, same, different)
 
 
+def one_of_the_class_as_often_as_neighbors(context: PairingContext, draw: np.random.Generator) -> Indices:
+    """Another image of the same class as often as a neighbour is of it, else one of any other class: no neighbour at all."""
+    if context.neighbors is None:
+        raise ValueError("this pairing needs a table of neighbours")
+    purity = float(np.mean(context.labels[context.neighbors] == context.labels[:, None]))
+    return one_of_the_class(replace(context, purity=purity), draw)
+
+
 PAIRINGS: dict[str, Pairing] = {
     "augment": Pairing(itself, True, None, (), "two augmentations of one image"),
     "neighbors": Pairing(
@@ -139,6 +147,13 @@ PAIRINGS: dict[str, Pairing] = {
     ),
     "neighbor-classes": Pairing(
         one_of_a_neighbors_class, True, "parent", ("neighbors_k",), "an image and any of a neighbour's class, augmented"
+    ),
+    "class-as-pure": Pairing(
+        one_of_the_class_as_often_as_neighbors,
+        True,
+        "parent",
+        ("neighbors_k",),
+        "two images of one class as often as neighbours under the parent's encoder are, else of two classes, augmented",
     ),
     "class": Pairing(one_of_the_class, True, None, ("pair_purity",), "two images of one class, augmented"),
     "random": Pairing(any_other, True, None, (), "two unrelated images, augmented"),

@@ -75,6 +75,16 @@ def test_class_purity_is_what_was_asked_for(purity: float) -> None:
     assert pair_statistics(given, partners).label_purity == pytest.approx(purity, abs=0.015)
 
 
+def test_class_pairs_are_as_pure_as_the_neighbours_and_no_neighbours() -> None:
+    labels = np.random.default_rng(0).integers(4, size=20_000)
+    table = np.random.default_rng(1).integers(20_000, size=(20_000, 3))
+    table = np.where(np.random.default_rng(2).random((20_000, 3)) < 0.4, np.arange(20_000)[:, None], table)  # purity about .55
+    given = PairingContext(labels, table)
+    partners = PAIRINGS["class-as-pure"].partners(given, generator(0, "p", 1))
+    assert np.mean(labels[partners] == labels) == pytest.approx(np.mean(labels[table] == labels[:, None]), abs=0.015)
+    assert (table == partners[:, None]).any(axis=1).mean() < 0.01
+
+
 def test_impure_partners_are_spread_over_all_other_classes() -> None:
     labels = np.repeat([0, 1, 2, 3], [500, 500, 500, 1500])
     given = PairingContext(labels, None, 0.0)
