@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -254,56 +252,6 @@ def test_the_main_job(tmp_path: Path, cache: Path) -> None:
     assert {"report.html", "table.csv", "trials.csv", "table.tex", "contrasts.csv", "sweep.json"} == kept
     text = next((tmp_path / "results").glob("sweeps/*/report.html")).read_text()
     assert "http://" not in text and "https://" not in text and text.count("data:image/png") >= 18
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_costs_an_epoch_and_no_restart_by_hand(tmp_path: Path, cache: Path) -> None:
-    """Workers killed at three instants; the sweep ends well, with the results of an undisturbed one, bit for bit."""
-    path = grid(tmp_path, {"n": {"pairing": "neighbors"}, "z": {"mu": 0}}, epochs=8, train_subset=1000)
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    assert run(cache, "--grid", path, "--storage", whole).returncode == 0
-    command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--profile", "digits-m", "--data", str(cache),
-               "--grid", str(path), "--storage", str(torn)]  # fmt: skip
-    killed: set[int] = set()
-    with (tmp_path / "log").open("w") as log:
-        driver = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 200
-        while driver.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.4)
-            if len(killed) == 3 or len(list(torn.glob("trials/*/checkpoint.pt"))) <= len(killed) // 2:
-                continue
-            with contextlib.suppress(psutil.Error):
-                workers = psutil.Process(driver.pid).children(recursive=True)
-                training = [p for p in workers if p.pid not in killed and p.cmdline()[:1] and "train" in p.cmdline()[0]]
-                if training:
-                    training[0].kill()
-                    killed.add(training[0].pid)
-        assert driver.wait(timeout=100) == 0, (tmp_path / "log").read_text()
-    assert len(killed) == 3
-    tables = [next(storage.glob("sweeps/*/table.csv")).read_text() for storage in (whole, torn)]
-    assert tables[0] == tables[1]
-    assert {r.info.status for r in children(torn).values()} == {"FINISHED"}
-
-
-@pytest.mark.slow
-def test_a_killed_driver_loses_nothing(tmp_path: Path, cache: Path) -> None:
-    """SIGKILL in the middle; the same command then ends with the results of an uninterrupted sweep, bit for bit."""
-    path = grid(tmp_path, {"n": {"pairing": "neighbors"}, "z": {"mu": 0}}, epochs=6, train_subset=1000)
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    assert run(cache, "--grid", path, "--storage", whole).returncode == 0
-    command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--profile", "digits-m", "--data", str(cache),
-               "--grid", str(path), "--storage", str(torn)]  # fmt: skip
-    with (tmp_path / "log").open("w") as log:
-        driver = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 120
-        while not list(torn.glob("trials/*/checkpoint.pt")) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        driver.kill()
-        driver.wait()
-    assert run(cache, "--grid", path, "--storage", torn).returncode == 0
-    tables = [next(storage.glob("sweeps/*/table.csv")).read_text() for storage in (whole, torn)]
-    assert tables[0] == tables[1]
-    assert {r.info.status for r in children(torn).values()} == {"FINISHED"}
 
 
 @pytest.mark.slow
