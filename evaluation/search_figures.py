@@ -42,7 +42,7 @@ def history(points: Sequence[Tried], objectives: Sequence[str], minimized: Seque
         best = (np.minimum if minimized[i] else np.maximum).accumulate([point.values[i] for point in sound])
         if sound:
             panel.step([point.number for point in sound], best, where="post", color="#CC6677", lw=1, label="best so far")
-            panel.legend(loc="lower right")
+            panel.legend()
         lost = [point.number for point in points if not point.values]
         panel.plot(lost, np.full(len(lost), 0.02), "x", color="0.5", ms=4, transform=panel.get_xaxis_transform())
         panel.set_title(name)
