@@ -155,10 +155,13 @@ def load_anomalies(name: str, data_dir: Path) -> ImageSet:
 def load_validation_anomalies(name: str, data_dir: Path) -> ImageSet | None:
     """Images of an anomaly set's kind for choosing trials: the validation part of its train split; None where it has none.
 
-    A folder needs class folders below ``train/`` for that.
+    A folder needs class folders below ``train/`` and ``test/`` for that.
     """
-    if name.startswith(FOLDER) and not (Path(name.removeprefix(FOLDER)) / "train").is_dir():
-        return None
+    if name.startswith(FOLDER):
+        root = Path(name.removeprefix(FOLDER))
+        # Without test/ every image is one of the anomalies that are tested on.
+        if not ((root / "train").is_dir() and (root / "test").is_dir()):
+            return None
     try:
         train = load(name, data_dir, "train")
     except InputError:

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from core.files import save_json
 from sweeps import contrasts, cost, report
 from sweeps.contrasts import Contrast
 from sweeps.grid import BASE
 from sweeps.inference import ANYTIME, LEVEL, seeds_to_decide
-from sweeps.job import Budget, Job
+from sweeps.job import MARK, Budget, Job
+from sweeps.origin import command
 from sweeps.plan import Plan
 from sweeps.progress import duration
 from sweeps.session import Session
@@ -31,12 +33,20 @@ def run(job: Job, budget: Budget, session: Session, console: Console) -> Plan:
     what it is estimated to cost is left of the budget. Figures are drawn in the end.
     """
     began, plan = time.monotonic(), job.plan
+    # From the first look on, and whatever becomes of this command, the sweep is tested as one that was looked at.
+    save_json(job.options.storage / "sweeps" / plan.sweep / MARK, {"command": command(), "budget": budget.text})
     seeds = list(dict.fromkeys(trial.config.seed for trial in plan.trials.values() if trial.key in plan.wanted))
     session.run(plan, draw=False)
     while not session.outcome.interrupted:
-        undecided = [contrast for contrast in _contrasts(job, plan) if contrast.verdict == "undecided"]
+        found = _contrasts(job, plan)
+        # Differences that do not spread at all are beyond the test, and more of them would change nothing.
+        undecided = [c for c in found if c.verdict == "one seed" or (c.verdict == "undecided" and c.interval is not None)]
+        for contrast in found:
+            if contrast.verdict == "undecided" and contrast not in undecided:
+                _say(console, f"{contrast.arm}: {contrast.difference:+.4f} in each seed, without the spread that a test needs")
         if not undecided:
-            _say(console, "every arm that has results is decided")
+            _say(console, "no seed can decide more" if any(c.verdict == "undecided" for c in found) else
+                          "every arm that has results is decided")  # fmt: skip
             break
         round_ = _round(job, plan, seeds, [contrast.arm for contrast in undecided], session)
         price, spent = _price(job, round_, session, budget), _spent(job, session, budget, began)
@@ -48,11 +58,12 @@ def run(job: Job, budget: Budget, session: Session, console: Console) -> Plan:
             dict.fromkeys(t.config.seed for t in round_.trials.values() if t.key in round_.wanted and t.config.has_encoder)
         )
         _say(console, f"undecided: {', '.join(contrast.arm for contrast in undecided)}; adding seed {', '.join(map(str, new))}")
+        tried = any(not job.store.is_done(round_.trials[key]) for key in round_.wanted)
         session.run(round_, draw=False)
         seeds += [seed for seed in new if seed not in seeds]
         plan = plan.extended(round_)
         before = {contrast.arm: contrast.n for contrast in undecided}
-        if all(contrast.n <= before[contrast.arm] for contrast in _contrasts(job, plan) if contrast.arm in before):
+        if tried and all(contrast.n <= before[contrast.arm] for contrast in _contrasts(job, plan) if contrast.arm in before):
             _say(console, "the further seeds brought no result, so no more are added")
             break
     for line in outlook(job, plan, session):

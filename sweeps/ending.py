@@ -13,7 +13,6 @@ from rich.table import Table
 from core.files import save_json
 from sweeps import contrasts, cost, page, report, tracking_uri
 from sweeps.contrasts import Contrast
-from sweeps.inference import ANYTIME
 from sweeps.job import Job
 from sweeps.origin import command, git_commit
 from sweeps.plan import Plan
@@ -55,6 +54,15 @@ def show_plan(job: Job, console: Console) -> None:
         f"about {duration(cost.wall_time(plan, estimate.seconds, slots))} with {slots} at once, by {estimate.basis}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+    if job.grid.search is not None:
+        search, each = job.grid.search, max(estimate.seconds.values(), default=0.0)
+        each = each or max(cost.estimate(plan, store, (), gpu=job.gpus_per_trial > 0).seconds.values())
+        console.print(
+            f"then {search.trials} points in all for {' and '.join(search.objectives)} over {', '.join(search.space)}: "
+            f"{search.trials * each * share / 3600:.2f} {per_trial}-hours, about {duration(search.trials * each / slots)}, if "
+            "each takes as long as base and none is done already",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     if job.budget is not None:
         console.print(f"then further seeds for what is still undecided, for at most {job.budget.text}", highlight=False)
 
@@ -116,10 +124,10 @@ def _write(
     tables.append(page.write_page(folder / "report.html", sweep, job.options.data))
     save_json(folder / "sweep.json", {"sweep": plan.sweep, "profile": plan.profile, "base": plan.base.fields(),
                                       "seeds": sorted({r.trial.config.seed for r in records}),
-                                      "until_decided": job.test is ANYTIME,
                                       "trials": {r.trial.key: [r.trial.arm, r.status, r.reason] for r in records}})  # fmt: skip
     statuses = {record.status for record in records}
-    status = "FAILED" if statuses & {"failed", "skipped"} else "KILLED" if "open" in statuses else "FINISHED"
+    lost = statuses & {"failed", "skipped"} or (searched is not None and searched.failed)
+    status = "FAILED" if lost else "KILLED" if "open" in statuses else "FINISHED"
     metrics = report.parent_metrics(plan, compared) | contrasts.parent_metrics(against_base, plan.grid.primary)
     session.tracker.close(
         status=status,
@@ -172,4 +180,5 @@ def _show(
         for record in records
         if record.trial.key in plan.wanted
     )
+    complete = complete and not (searched is not None and searched.failed)
     return DONE if complete and not outcome.undrawn and not tracker.problem else FAILED

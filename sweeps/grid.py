@@ -108,7 +108,9 @@ def load_grid(name: str) -> Grid:
     try:
         grid = Grid.model_validate({"name": path.stem, **content})
     except ValidationError as error:
-        raise InputError([f"{path}: {_grid_fault(fault)}" for fault in error.errors()]) from None
+        raise InputError([
+            f"{path}: {line}" for fault in error.errors() for line in _grid_fault(fault).split("\n")
+        ]) from None  # fmt: skip
     faults = []
     if not grid.arms and grid.search is None:
         faults.append("arms: at least one is needed, or a search")
@@ -189,7 +191,8 @@ def _grid_fault(fault: Any) -> str:
         }  # fmt: skip
         keys = nested.get(str(fault["loc"][0]), _grid_keys())
         return f"unknown key {path!r}{suggest(str(fault['loc'][-1]), keys)}; the keys are {', '.join(keys)}"
-    return f"{path}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{path}: {message[0].lower()}{message[1:]}"
 
 
 def parse_settings(settings: Sequence[str]) -> Fields:

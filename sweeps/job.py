@@ -70,6 +70,8 @@ class Job:
     replan: Callable[..., Plan]
 
 
+#: In a sweep's folder where ``--until-decided`` began.
+MARK = "until-decided.json"
 #: With fewer seeds than this the anytime-valid test can decide nothing.
 FIRST_SEEDS = 3
 
@@ -126,11 +128,40 @@ def prepare(options: argparse.Namespace) -> Job:
     plan = collect(lambda: replan(grid, seeds=wanted, arms=arms or None), None)
     if plan is None or faults:
         raise InputError(list(dict.fromkeys(faults)))
-    looked_at = budget is not None or bool(_sweep_file(options.storage, plan.sweep).get("until_decided"))
+    if grid.search is not None:
+        faults += _space_faults(grid, settings, plan, partial(replan, seeds=wanted))
+    if budget is not None and budget.unit != "wall" and (budget.unit == "gpu") != (gpus_per_trial > 0):
+        faults.append(f"--budget {budget.text}: the trials run on {'GPUs' if gpus_per_trial else 'cores'}, whose hours count")
+    if faults:
+        raise InputError(list(dict.fromkeys(faults)))
+    looked_at = (budget is not None and not options.report_only) or (options.storage / "sweeps" / plan.sweep / MARK).is_file()
     return Job(
         options, grid, plan, Store(options.storage), uri, gpus_per_trial, introduction, budget,
         ANYTIME if looked_at else FIXED, replan,
     )  # fmt: skip
+
+
+def _space_faults(grid: Grid, settings: Fields, plan: Plan, replan: Callable[..., Plan]) -> list[str]:
+    """Values of a search's space that no config can have, and what else does not fit together with it."""
+    search, base = grid.search, plan.base
+    assert search is not None
+    names = {key.removesuffix("/lambda").split(".")[0] for key in search.space}
+    faults = [f"--set {key}: the search varies it" for key in settings if key in names]
+    if base.lambda_ == 0 and any(key.endswith("/lambda") for key in search.space):
+        faults.append(f"grid {grid.name}: search.space: a ratio to lambda needs a lambda above 0")
+    if "validation_anomaly_auc" in search.objectives and not base.anomaly_datasets:
+        faults.append(f"grid {grid.name}: search.objectives: validation_anomaly_auc needs an anomaly set, there is none")
+    if faults:
+        return faults
+    for corner in search.corners():
+        ((key, _),) = corner.items()
+        try:
+            fields = search.fields(corner, base)
+            replan(grid.model_copy(update={"arms": {"probe": fields}}), arms=["probe"])
+        except InputError as error:
+            where = f"grid {grid.name}, arm probe: "
+            faults += [f"grid {grid.name}: search.space.{key}: {fault.removeprefix(where)}" for fault in error.faults]
+    return faults
 
 
 _BUDGET = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<unit>s|m|min|h|(core|gpu)-?(h|hours?))", re.IGNORECASE)
@@ -181,7 +212,9 @@ def _search_options(grid: Grid, options: argparse.Namespace, seeds: Sequence[int
     try:
         search = type(grid.search).model_validate(grid.search.model_dump() | changes)
     except ValidationError as error:
-        faults += [str(fault["msg"]).removeprefix("Value error, ") for fault in error.errors()]
+        for fault in error.errors():
+            flag = f"--trials {options.trials}: " if fault["loc"][:1] == ("trials",) else ""
+            faults.append(flag + str(fault["msg"]).removeprefix("Value error, "))
     if faults:
         raise InputError([line for fault in faults for line in fault.split("\n")])
     return grid.model_copy(update={"search": search})

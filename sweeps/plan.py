@@ -326,5 +326,5 @@ def _finish(
         data=identities[config.dataset],
         anomalies={name: anomaly_identities[name] for name in config.anomaly_datasets if name in anomaly_identities},
         differs=differs,
-        choosing=bool(draft.arms) and choosing.issuperset(draft.arms),
+        choosing=bool(choosing) and choosing.issuperset(draft.arms or draft.added_for),
     )

@@ -45,6 +45,10 @@ MAX_DEATHS = 3
 class Source(Protocol):
     """Where further trials come from while a sweep runs: a search."""
 
+    @property
+    def left(self) -> int:
+        """How many trials it will still ask for."""
+
     def ask(self) -> Plan | None:
         """A plan that holds one more trial to run, and what it needs; None if there is none."""
 
@@ -76,6 +80,7 @@ class Progression:
         self._lost: dict[str, str] = {}  # failed or skipped -> reason
         self._skipped: dict[str, str] = {}
         self._stopped: dict[str, str] = {}
+        self._records: dict[str, TrialRecord] = {}  # of the trials that ended here
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles searcher and callbacks to restore a sweep, which the store does here."""
@@ -85,6 +90,11 @@ class Progression:
     def finished(self) -> bool:
         """Whether nothing is left to hand out, after :meth:`take` found nothing."""
         return not self._waiting and (self._source is None or not self._running)
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the running ended (at a Ctrl-C) with trials that wait, run, or were still to be asked for."""
+        return bool(self._waiting or self._running) or (self._source is not None and self._source.left > 0)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -101,19 +111,23 @@ class Progression:
 
     def _ask(self) -> bool:
         """Adds what the source wants tried next; whether there was anything."""
-        more = self._source.ask() if self._source is not None else None
-        if more is None:
-            return False
-        new = [key for key in more.trials if key in more.wanted and key not in self._plan.trials]
-        self._plan = self._plan.extended(more)
-        for key in new:
-            trial = self._plan.trials[key]
-            if self._store.is_done(trial):
-                self._over.add(key)
-            else:
-                self._waiting.append(key)
-                self._tell(lambda listener, trial=trial: listener.added(trial))
-        return True
+        while self._source is not None and (more := self._source.ask()) is not None:
+            known = [key for key in more.wanted if key in self._records]
+            new = [key for key in more.trials if key in more.wanted and key not in self._plan.trials]
+            self._plan = self._plan.extended(more)
+            for key in new:
+                trial = self._plan.trials[key]
+                if self._store.is_done(trial):
+                    self._over.add(key)
+                else:
+                    self._waiting.append(key)
+                    self._tell(lambda listener, trial=trial: listener.added(trial))
+            for key in known:  # another point came to it, and it is over: with the same end
+                self._source.ended(self._records[key])
+            self._skip_dependents()
+            if any(key in self._waiting for key in new):
+                return True
+        return False
 
     def hopeless(self, key: str, record: Mapping[str, float]) -> bool:
         """Whether a trial is to be stopped after this epoch."""
@@ -162,6 +176,7 @@ class Progression:
         self._skip_dependents()
 
     def _ended(self, record: TrialRecord) -> None:
+        self._records[record.trial.key] = record
         if self._source is not None:
             self._source.ended(record)
         self._tell(lambda listener: listener.ended(record))
@@ -338,7 +353,7 @@ def run(
     listeners: Sequence[Listener],
     source: Source | None = None,
     rungs: Rungs | None = None,
-) -> dict[str, str]:
+) -> tuple[dict[str, str], bool]:
     """Runs the open trials on the connected cluster.
 
     Args:
@@ -353,7 +368,7 @@ def run(
         rungs: see :func:`run_trial`.
 
     Returns:
-        The trials that were skipped, and why.
+        The trials that were skipped, and why; and whether the running was cut short.
     """
     progression = Progression(plan, open_keys, Store(storage), listeners, source, slots(plan, gpus_per_trial))
 
@@ -403,7 +418,7 @@ def run(
         )
         with _deaths_for_memory_counted():
             tuner.fit()
-    return progression.skipped
+    return progression.skipped, progression.cut_short
 
 
 def _name(trial: Any) -> str:

@@ -56,6 +56,12 @@ class Searched:
     titles: Mapping[int, str]
 
     @property
+    def failed(self) -> list[Point]:
+        """Points that failed and were not made good by a later one."""
+        later = [dict(point.params) for point in self.points if point.state != "failed"]
+        return [point for point in self.points if point.state == "failed" and dict(point.params) not in later]
+
+    @property
     def metrics(self) -> dict[str, float]:
         """For the sweep's parent run: how many points ended how, and the best value of each objective."""
         counts = {f"points_{state}": float(sum(point.state == state for point in self.points))
@@ -107,11 +113,12 @@ def run(job: Job, session: Session, console: Console) -> tuple[Plan, Searched]:
     """
     search = job.grid.search
     assert search is not None
-    seed = next(iter(job.plan.trials.values())).config.seed
+    seed = job.plan.base.seed
     folder = job.options.storage / "sweeps" / job.plan.sweep
-    study = Study(folder / f"study-{digest(search.identity)[:8]}.journal", search, seed)
-    source = _Source(job, search, study)
+    name = f"study-{digest([search.identity, seed])[:8]}.journal"
+    study = Study(folder / name, search, seed, epochs=job.plan.base.epochs)
     if not job.options.report_only:
+        source = _Source(job, search, study)
         if (first := search.point_of(job.plan.base)) is None:
             console.print("base lies outside of the space: it is a row of the table, and no point", highlight=False)
         else:
@@ -141,7 +148,7 @@ def _plan(job: Job, search: Search, points: Sequence[Point], best: Sequence[Poin
             arms[point.arm] = search.fields(point.params, job.plan.base)
     grid = job.grid.model_copy(update={"arms": {**job.grid.arms, **arms}})
     picked = [point.arm for point in best]
-    seeds = [next(iter(job.plan.trials.values())).config.seed]
+    seeds = [job.plan.base.seed]
     valid = {}
     for name, fields in arms.items():  # a point whose config is impossible was told so, and is no arm
         try:
@@ -153,7 +160,8 @@ def _plan(job: Job, search: Search, points: Sequence[Point], best: Sequence[Poin
     plan = job.replan(
         grid, seeds=seeds, arms=[BASE, *job.grid.arms, *picked], choosing=[name for name in valid if name not in picked]
     )
-    by_arm = {name: trial for trial in plan.trials.values() for name in (trial.arm, *trial.aliases)}
+    of_seed = [trial for trial in plan.trials.values() if trial.config.seed == seeds[0] or not trial.config.has_encoder]
+    by_arm = {name: trial for trial in of_seed for name in (trial.arm, *trial.aliases)}
     return plan, {point.number: by_arm[point.arm] for point in points if point.arm in by_arm}
 
 
@@ -189,7 +197,6 @@ class _Source:
         self._halfway = study.left()
         self._numbers: dict[str, list[int]] = {}  # trial key -> points that come to it and have not ended
         self._failed = 0  # in this command
-        self._retries = 0
 
     @property
     def left(self) -> int:
@@ -201,13 +208,13 @@ class _Source:
     def retry_failed(self) -> None:
         """Has points that failed in an earlier command tried again, unless that was done meanwhile."""
         points = self._study.points
-        later = [dict(point.params) for point in points if point.state != "failed"]
+        later = [dict(point.params) for point in points if point.state != "failed"] + self._study.waiting()
         failed = [dict(point.params) for point in points if point.state == "failed"]
         wanted: list[dict[str, Any]] = []
         for params in failed:
             if params not in later and params not in wanted and set(params) == set(self._search.space):
                 wanted.append(params)
-        for params in wanted:
+        for params in wanted[: self.left]:
             self._study.again(params)
 
     def ask(self) -> Plan | None:
@@ -232,8 +239,7 @@ class _Source:
     def _plan_of(self, point: Point) -> Plan:
         fields = self._search.fields(point.params, self._job.plan.base)
         grid = self._job.grid.model_copy(update={"arms": {**self._job.grid.arms, point.arm: fields}})
-        seed = next(iter(self._job.plan.trials.values())).config.seed
-        plan: Plan = self._job.replan(grid, seeds=[seed], arms=[point.arm], choosing=[point.arm])
+        plan: Plan = self._job.replan(grid, seeds=[self._job.plan.base.seed], arms=[point.arm], choosing=[point.arm])
         return plan
 
     def hopeless(self, key: str, record: Mapping[str, float]) -> str | None:

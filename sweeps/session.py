@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from core.errors import InputError
 from sweeps import cost, tracking
 from sweeps.images import load_images
 from sweeps.job import Job
@@ -75,6 +76,13 @@ class Session:
         options = self._job.options
         # Loaded before anything is written, since images may be at fault; a plan that grows later needs no others.
         images = load_images(self._to_load(plan), options.data)
+        search = self._job.grid.search
+        headline = next(iter(plan.base.anomaly_datasets), "")
+        if search and "validation_anomaly_auc" in search.objectives and images.validation_anomalies.get(headline) is None:
+            raise InputError(
+                f"validation_anomaly_auc: {headline} has no images for validation (a folder needs train/ and test/, each "
+                "with class folders)"
+            )
         _ = self.tracker  # creates its tables while Ray starts
         scheduler.connect(options.address or os.environ.get("RAY_ADDRESS"))
         self._images = scheduler.share(images)
@@ -124,8 +132,9 @@ class Session:
                 drawings = Drawings(self._images, storage, store, [progress, self.tracker])
                 for key in undrawn:
                     drawings.ended(store.record(plan.trials[key]))
+                cut_short = False
                 if open_keys or source is not None:
-                    self.outcome.skipped |= scheduler.run(
+                    skipped, cut_short = scheduler.run(
                         plan,
                         cost.by_critical_path(plan, estimate.seconds),
                         self._images,
@@ -136,9 +145,10 @@ class Session:
                         source=source,
                         rungs=rungs,
                     )
+                    self.outcome.skipped |= skipped
                 # Tune ends cleanly at a Ctrl-C, so what is neither done, failed nor skipped tells of one.
                 records = [store.record(plan.trials[key], skipped=self.outcome.skipped.get(key)) for key in open_keys]
-                self.outcome.interrupted = any(record.status == "open" for record in records)
+                self.outcome.interrupted = cut_short or any(record.status == "open" for record in records)
                 if not self.outcome.interrupted:
                     self.outcome.undrawn |= drawings.wait()
         except KeyboardInterrupt:

@@ -14,6 +14,8 @@ from evaluation.evaluate import METRICS
 #: Below its low end a range with ``zero`` goes on for this share of its width (of its logarithm's); what lies there is zero.
 ZERO_SHARE = 0.15
 _RATIO = "/lambda"
+_FIXED = ("dataset", "train_subset", "anomaly_datasets", "threads")
+_OF_PARENTS = ("encoder", "representation_dim", "precision")
 
 
 class Range(BaseModel):
@@ -33,8 +35,10 @@ class Range(BaseModel):
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+        if not (abs(self.low) < 1e12 and abs(self.high) < 1e12 and self.low < self.high):
             raise ValueError(f"low {self.low} and high {self.high} make no range")
+        if self.log and 0 < self.low < 1e-12:
+            raise ValueError(f"low {self.low} is too small to be told from zero")
         if self.log and self.low <= 0:
             raise ValueError(f"low {self.low}: a logarithm needs a number above 0 (zero: true adds zero)")
         if self.zero and self.low <= 0:
@@ -65,6 +69,8 @@ class Range(BaseModel):
         """A number that stands for the value; None where none does."""
         if self.zero and value == 0:
             return self.bottom
+        if self.whole and value != int(value):
+            return None
         return value if self.low <= value <= self.high else None
 
 
@@ -106,7 +112,19 @@ class Search(BaseModel):
             name = key.removesuffix(_RATIO).split(".")[0]
             if name not in fields:
                 faults.append(f"space: {key!r} is no field{suggest(name, fields)}; there are {', '.join(fields)}")
-            if isinstance(values, list) and (len(values) < 2 or any(isinstance(value, list | dict) for value in values)):
+            if name in _FIXED:
+                faults.append(f"space: {name} cannot vary in a search, whose points share images and threads")
+            if key.endswith(_RATIO) and name not in ("mu", "nu"):
+                faults.append(f"space: {key!r}: only mu and nu have a ratio to lambda")
+            if key.endswith(_RATIO) and isinstance(values, list) and not all(_is_number(value) for value in values):
+                faults.append(f"space.{key}: a ratio's choices are numbers")
+            if any(_overlap(key, other) for other in self.space if other != key):
+                faults.append(f"space: {key!r} and another key set the same field")
+            if self.early_stopping and name in _OF_PARENTS:
+                faults.append(f"space: {name} cannot vary with early_stopping: a stopped point may then be another's parent")
+            if isinstance(values, list) and len({(type(value).__name__, str(value)) for value in values}) < len(values):
+                faults.append(f"space.{key}: a choice is given twice")
+            if isinstance(values, list) and (len(values) < 2 or not all(_is_plain(value) for value in values)):
                 faults.append(f"space.{key}: at least two choices are needed, each a text, a number, true, false or null")
             if key.endswith(_RATIO) and "lambda" in self.space:
                 faults.append(f"space: {key!r} and lambda both; a ratio needs a lambda that stays")
@@ -152,6 +170,14 @@ class Search(BaseModel):
             target[last] = meant
         return fields
 
+    def corners(self) -> list[dict[str, Any]]:
+        """Every key's extremes and choices, each alone, for checking that a config can have them."""
+        found: list[dict[str, Any]] = []
+        for key, values in self.space.items():
+            ends = values if isinstance(values, list) else [values.low, values.high, *([values.bottom] if values.zero else [])]
+            found += [{key: end} for end in ends]
+        return found
+
     def point_of(self, config: TrialConfig) -> dict[str, Any] | None:
         """The drawn point that stands for a config's own values; None where the space does not hold them."""
         point: dict[str, Any] = {}
@@ -169,6 +195,20 @@ class Search(BaseModel):
                 return None
             point[key] = value
         return point
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | bool) or _is_number(value)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two keys reach the same field."""
+    one, other = (f"{key.removesuffix(_RATIO)}." for key in (one, other))
+    return one.startswith(other) or other.startswith(one)
 
 
 def searchable() -> dict[str, Literal["maximize", "minimize"]]:

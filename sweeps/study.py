@@ -54,8 +54,8 @@ class Point:
 class Study:
     """The points that were tried, and what to try next (TPE, Bergstra et al. 2011; several objectives: Ozaki et al. 2022)."""
 
-    def __init__(self, path: Path, search: Search, seed: int) -> None:
-        """Opens or begins the study at ``path``."""
+    def __init__(self, path: Path, search: Search, seed: int, *, epochs: int = 1) -> None:
+        """Opens or begins the study at ``path``, of trials of so many epochs (for early stopping)."""
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalStorage
 
@@ -81,7 +81,9 @@ class Study:
                 constraints_func=lambda trial: [float(trial.user_attrs.get("infeasible", 0.0))],
                 seed=int(digest([seed, len(self._study.trials)])[:8], 16),
             )
-        self._study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
+        self._study.pruner = optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=next(iter(rung_epochs(epochs)), 1), reduction_factor=REDUCTION
+        )
         self._live: dict[int, optuna.Trial] = {}
 
     @property
@@ -97,6 +99,14 @@ class Study:
     def again(self, params: Mapping[str, Any]) -> None:
         """Has a point tried once more, before new ones."""
         self._study.enqueue_trial(dict(params))
+
+    def waiting(self) -> list[dict[str, Any]]:
+        """Params of the points that are to be tried next."""
+        return [
+            dict(trial.system_attrs.get("fixed_params", {}))
+            for trial in self._study.get_trials(deepcopy=False)
+            if trial.state.name == "WAITING"
+        ]
 
     def left(self) -> list[Point]:
         """Points that a driver began and did not see the end of; those whose params are not complete are given up."""

@@ -16,7 +16,7 @@ from evaluation.evaluate import metric_ids
 from sweeps import deciding
 from sweeps.grid import Grid
 from sweeps.inference import ANYTIME, LEVEL, holm
-from sweeps.job import Budget, Job, _budget
+from sweeps.job import MARK, Budget, Job, _budget
 from sweeps.plan import Plan, make_plan
 from sweeps.session import Outcome
 from sweeps.store import Result, Store
@@ -52,17 +52,20 @@ class FakeSession:
             self.trial_seconds += 10.0
 
 
-def job(tmp_path: Path, arms: list[str], budget: Budget) -> Job:
+def job(tmp_path: Path, arms: list[str], budget: Budget, earlier: tuple[int, ...] = ()) -> Job:
     fields = {"far": {"mu": 0}, "near": {"mu": 1}, "like": {"mu": 2}}
     grid = Grid(name="tiny", question="decided?", arms={name: fields[name] for name in arms}, base=dict(TINY), margin=0.01)
-    replan = partial(make_plan, profile="digits-m", settings={}, data_dir=tmp_path, gpu=False, cpu_flags=frozenset())
+    replan = partial(make_plan, profile="digits-m", settings={}, data_dir=tmp_path, gpu=False, cpu_flags=frozenset(),
+                     earlier_seeds=lambda _: earlier)  # fmt: skip
     plan = replan(grid, seeds=(0, 1, 2), arms=None)
-    return Job(argparse.Namespace(), grid, plan, Store(tmp_path), "", 0.0, "", budget, ANYTIME, replan)
+    return Job(argparse.Namespace(storage=tmp_path), grid, plan, Store(tmp_path), "", 0.0, "", budget, ANYTIME, replan)
 
 
-def decide(tmp_path: Path, arms: list[str], amount: float, unit: str = "core") -> tuple[FakeSession, str, Plan]:
+def decide(
+    tmp_path: Path, arms: list[str], amount: float, unit: str = "core", earlier: tuple[int, ...] = ()
+) -> tuple[FakeSession, str, Plan]:
     tmp_path.mkdir(exist_ok=True)
-    given = job(tmp_path, arms, Budget("so much", amount, unit))
+    given = job(tmp_path, arms, Budget("so much", amount, unit), earlier)
     session, console = FakeSession(given.store), Console(record=True, width=200, file=(tmp_path / "log").open("w"))
     plan = deciding.run(given, given.budget, session, console)  # type: ignore[arg-type]
     return session, console.export_text(), plan
@@ -93,8 +96,11 @@ def test_no_budget_no_further_seed(tmp_path: Path) -> None:
 
 def test_the_same_command_goes_on_where_it_was(tmp_path: Path) -> None:
     whole, _, _ = decide(tmp_path / "whole", ["like"], 100.0)
-    decide(tmp_path / "torn", ["like"], 0.03)
-    rest, said, plan = decide(tmp_path / "torn", ["like"], 100.0)
+    torn, _, _ = decide(tmp_path / "torn", ["like"], 0.03)
+    assert (tmp_path / "torn" / "sweeps" / job(tmp_path, ["like"], Budget("", 1, "core")).plan.sweep / MARK).is_file()
+    earlier = tuple(sorted({seed for _, seed in torn.seeds}))  # as the sweep's file tells the next command
+    assert len(earlier) > 3
+    rest, said, plan = decide(tmp_path / "torn", ["like"], 100.0, earlier=earlier)
     assert "every arm" in said and {(arm, seed) for arm, seed in rest.seeds} < set(whole.seeds)
     assert {(t.arm, t.config.seed) for t in plan.trials.values() if t.key in plan.wanted} == set(whole.seeds)
 

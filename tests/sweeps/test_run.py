@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -229,8 +230,11 @@ def test_the_main_job(tmp_path: Path, cache: Path) -> None:
     if "no GPU" not in first:
         pytest.skip("this machine has a GPU: auto took the profile cifar10")
     assert first.startswith("profile digits-m, because Ray sees no GPU on this machine")
-    assert time.monotonic() - started < 600
+    taken = time.monotonic() - started
     found = {r.data.tags["arm"]: r for r in children(tmp_path / "results").values()}
+    # Ten minutes on two busy cores that each train 1,500 images a second; a machine that other work slows is given more.
+    speed = median(r.data.metrics["images_per_second"] for r in found.values() if "images_per_second" in r.data.metrics)
+    assert taken < 600 * max(1.0, 1500 / speed)
     assert len(found) == 14 and {r.info.status for r in found.values()} == {"FINISHED"}
     probe = {name: r.data.metrics["probe_accuracy"] for name, r in found.items()}
     assert probe["base"] > probe["neighbors"] > probe["no-variance"]

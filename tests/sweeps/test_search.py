@@ -20,12 +20,16 @@ from core.errors import InputError
 from evaluation.evaluate import METRICS, metric_ids
 from sweeps.grid import load_grid
 from sweeps.images import Images
+from sweeps.job import prepare
+from sweeps.plan import Plan
+from sweeps.run import _parser
+from sweeps.scheduler import Progression
 from sweeps.space import Range, Search, dominates, searchable
-from sweeps.store import Store
+from sweeps.store import Store, TrialRecord
 from sweeps.study import Study, chosen, rung_epochs
 from sweeps.trial import Rungs, run_trial
 from tests.conftest import tiny_config
-from tests.sweeps.test_engine import arm, images, tiny_plan  # noqa: F401
+from tests.sweeps.test_engine import arm, finish, images, tiny_plan  # noqa: F401
 from tests.sweeps.test_run import BASE, ROOT, children
 
 SPACE: dict[str, Any] = {
@@ -171,7 +175,111 @@ def test_hopeless_points_are_those_outside_the_best_third(tmp_path: Path) -> Non
             stopped.append(value)
             study.stop(number, "")
     assert {0.1, 0.2} <= set(stopped) and 0.8 not in stopped and 0.7 not in stopped
+    for epochs, first in ((15, 1), (30, 3), (100, 11)):  # whatever the first rung is, a third goes on from it
+        study = Study(tmp_path / f"{epochs}.journal", SEARCH, 0, epochs=epochs)
+        kept = 0
+        for value in np.random.default_rng(5).random(45):
+            number = study.ask().number
+            kept += not study.hopeless(number, first, float(value))
+            study.stop(number, "")
+        assert 9 <= kept <= 24, "about a third, and the first ones, which have nobody to be compared with"
     assert rung_epochs(15) == [1, 3, 9] and rung_epochs(30) == [3, 9, 27] and rung_epochs(1) == []
+
+
+# -- points and the scheduler --------------------------------------------------------------------------------------------
+
+
+class FakeSource:
+    """Hands out the arms of a plan, one at a time."""
+
+    def __init__(self, plan: Plan, names: list[str]) -> None:
+        self.plan, self.names, self.heard = plan, names, list[tuple[str, str]]()
+
+    @property
+    def left(self) -> int:
+        return len(self.names)
+
+    def ask(self) -> Plan | None:
+        if not self.names:
+            return None
+        trial = arm(self.plan, self.names.pop(0))
+        return replace(self.plan, trials={trial.key: trial}, wanted=frozenset([trial.key]))
+
+    def hopeless(self, key: str, record: Any) -> None:
+        return None
+
+    def ended(self, record: TrialRecord) -> None:
+        self.heard.append((record.trial.arm, record.status))
+
+
+def progression(tmp_path: Path, names: list[str]) -> tuple[Progression, FakeSource, Plan]:
+    plan = tiny_plan(tmp_path, {"a": {"mu": 1}, "b": {"mu": 2}, "n": {"pairing": "neighbors"}})
+    base = replace(plan, trials={arm(plan, "base").key: arm(plan, "base")}, wanted=frozenset([arm(plan, "base").key]))
+    source = FakeSource(plan, names)
+    return Progression(base, list(base.trials), Store(tmp_path), [], source, slots=1), source, plan
+
+
+def test_points_follow_one_another_and_no_more_than_there_are_slots(tmp_path: Path) -> None:
+    running, source, plan = progression(tmp_path, ["a", "b"])
+    first = running.take()
+    assert first is not None and first.arm == "base" and running.take() is None and running.cut_short
+    for name in ("base", "a", "b"):
+        finish(Store(tmp_path), arm(plan, name))
+        running.ended(arm(plan, name).key, None)
+        following = running.take()
+        assert (following.arm if following else None) == {"base": "a", "a": "b", "b": None}[name]
+    assert running.finished and not running.cut_short
+    assert source.heard == [("base", "done"), ("a", "done"), ("b", "done")]
+
+
+def test_a_point_that_comes_to_a_trial_that_is_over_ends_as_that_did(tmp_path: Path) -> None:
+    running, source, _ = progression(tmp_path, ["base", "a"])
+    base = running.take()
+    assert base is not None
+    running.ended(base.key, "the worker died")
+    following = running.take()
+    assert following is not None and following.arm == "a", "the search does not end there"
+    assert source.heard == [("base", "failed"), ("base", "failed")]
+
+
+def test_a_point_whose_parent_was_lost_is_skipped(tmp_path: Path) -> None:
+    running, source, _ = progression(tmp_path, ["n", "a"])
+    base = running.take()
+    assert base is not None
+    running.ended(base.key, "the worker died")
+    following = running.take()
+    assert following is not None and following.arm == "a"
+    assert source.heard == [("base", "failed"), ("n", "skipped")]
+
+
+@pytest.mark.parametrize(
+    ("space", "named"),
+    [
+        ({"pairing": ["augment", "neighbours"]}, ["search.space.pairing", "'neighbours' is not one of"]),
+        ({"augmentation.flop": [0, 1]}, ["search.space.augmentation.flop", "did you mean 'flip'"]),
+        ({"learning_rate": {"low": -1.0, "high": 1.0}}, ["search.space.learning_rate", "greater than 0"]),
+        ({"epochs": {"low": 1.5, "high": 3.5}}, ["search.space.epochs", "valid integer"]),
+        ({"mu": [1, 2], "mu/lambda": [1, 2]}, ["set the same field"]),
+        ({"pairing/lambda": [1, 2]}, ["only mu and nu"]),
+        ({"dataset": ["mnist", "cifar10"]}, ["dataset cannot vary"]),
+        ({"pairing": ["augment", "augment"]}, ["a choice is given twice"]),
+    ],
+)
+def test_a_space_that_no_config_can_have_is_refused_before_anything_starts(
+    space: dict[str, Any], named: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({"question": "which?", "search": {"space": space}}))
+    arguments = ["--grid", str(path), "--profile", "digits-m", "--storage", str(tmp_path / "results"), "--dry-run"]
+    with pytest.raises(InputError) as caught:
+        prepare(_parser().parse_args(arguments))
+    assert all(any(name in fault for fault in caught.value.faults) for name in named), caught.value.faults
+
+
+def test_what_the_search_varies_cannot_be_set(tmp_path: Path) -> None:
+    arguments = ["--grid", "search", "--profile", "digits-m", "--storage", str(tmp_path), "--dry-run", "--set", "mu=3"]
+    with pytest.raises(InputError, match="--set mu: the search varies it"):
+        prepare(_parser().parse_args(arguments))
 
 
 # -- what a trial gives while it is still being chosen -------------------------------------------------------------------
