@@ -10,7 +10,7 @@ import yaml
 
 from tests.chaos.kills import GRID, Undisturbed, torn_sweeps, undisturbed
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

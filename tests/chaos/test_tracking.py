@@ -64,7 +64,7 @@ def _said(storage: Path) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_driver_killed_while_mlflows_database_is_made_does_not_spoil_it(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, {})
     began = time.monotonic()
@@ -84,7 +84,7 @@ def test_a_driver_killed_while_mlflows_database_is_made_does_not_spoil_it(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_driver_killed_after_killed_after_any_call_to_mlflow_leaves_nothing_half_said(tmp_path: Path, images: Images) -> None:
     plan, trained = tiny_plan(tmp_path, {"z": {"mu": 0}}), tmp_path / "trained"
     run_trial(arm(plan, "base"), images, trained)

@@ -14,7 +14,7 @@ import yaml
 
 from tests.sweeps.test_run import BASE, ROOT, children
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 DOOMED = {"learning_rate": 1e30, "optimizer": "sgd"}
 ARMS = {"raises": {"mu": 1}, "hungry": {"mu": 2}, "doomed": DOOMED, "child": {"pairing": "neighbors", "parent": DOOMED}}
@@ -34,7 +34,7 @@ def test_each_failure_is_shown_with_its_reason_and_the_others_finish(tmp_path: P
     command = [sys.executable, "-m", "tests.sweeps.failing", "--profile", "digits-m", "--grid", str(grid),
                "--storage", str(tmp_path / "results"), "--data", str(tmp_path / "data")]  # fmt: skip
     surroundings = os.environ | {"RAY_memory_usage_threshold": f"{threshold:.2f}", "RAY_memory_monitor_refresh_ms": "100"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=ROOT, env=surroundings)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1100, cwd=ROOT, env=surroundings)
     assert done.returncode == 1, done.stdout + done.stderr
     runs = {name.split()[1]: run for name, run in children(tmp_path / "results").items()}
     report = next((tmp_path / "results").glob("sweeps/*/report.html")).read_text().replace("&#39;", "'")

@@ -37,7 +37,7 @@ def run(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         str(cache),
         *map(str, arguments),
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=cache)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=cache)
 
 
 def grid(tmp_path: Path, arms: dict[str, Any], **base: Any) -> Path:
@@ -186,6 +186,7 @@ def test_a_failing_trial_takes_only_its_dependents_with_it(tmp_path: Path, cache
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_continuation_trains_the_longest_member_alone(tmp_path: Path, cache: Path) -> None:
     path = grid(tmp_path, {"e": {"epochs": [1, 2, 4]}})
     together, alone = tmp_path / "together", tmp_path / "alone"
@@ -209,6 +210,7 @@ def test_ray_sees_as_many_gpus_as_we_say() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.real_data
 def test_a_sweep_on_real_images_from_folders(tmp_path: Path, real_data: Path, cache: Path) -> None:
     path = grid(tmp_path, {"n": {"pairing": "neighbors"}}, dataset=f"folder:{real_data / 'cifar10'}",
@@ -259,6 +261,7 @@ def test_the_main_job(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_two_drivers_started_together_share_the_work(tmp_path: Path, cache: Path) -> None:
     """One new storage, one new database: every trial is trained once, MLflow has each once, both end well."""
     path = grid(tmp_path, {"n": {"pairing": "neighbors"}, "z": {"mu": 0}}, epochs=4, train_subset=1000)
@@ -280,7 +283,7 @@ def test_two_drivers_started_together_share_the_work(tmp_path: Path, cache: Path
             subprocess.Popen([*command, "--grid", str(which)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             for which in grids
         ]
-        said = [driver.communicate(timeout=250)[0] for driver in drivers]
+        said = [driver.communicate(timeout=600)[0] for driver in drivers]
         assert [driver.returncode for driver in drivers] == [0, 0], said
     trained = [Store(storage).training(key) for key in Store(storage).trial_keys()]
     assert [t.epochs_trained for t in trained if t] == [4, 4, 4]
