@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Raised whenever the same config would train to different weights; tests/core/test_semantics.py fails when someone forgets.
 TRAINING_SEMANTICS = 1
 
+#: How the terms of core/loss.py are made; a tag of every run.
+LOSS_CONVENTION = "paper: s mean over dimensions, v(Z) + v(Z'), c(Z) + c(Z')"
+
 #: Numbers in an image.
 IMAGE_PIXELS = 3 * IMAGE_SIZE**2
 

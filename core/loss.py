@@ -9,7 +9,8 @@ The loss is ``lambda * s(Z, Z') + mu * [v(Z) + v(Z')] + nu * [c(Z) + c(Z')]`` (e
 * c, the covariance (eq. 3 and 4), the two views summed.
 
 Everything is computed in float32 even under autocast (float64 inputs stay float64), but the variance's hinge, a difference of
-nearly equal numbers once training works, in float64. The constant ``CONVENTION`` names these choices in every run's tags.
+nearly equal numbers once training works, in float64. ``core.config.LOSS_CONVENTION`` names these choices in every run's
+tags.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-CONVENTION = "paper: s mean over dimensions, v(Z) + v(Z'), c(Z) + c(Z')"
 
 
 class LossTerms(NamedTuple):

@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.config import digest
+from core.config import LOSS_CONVENTION, digest
 from core.files import locked, remove_scratch, scratch_folder, whole_file
 from core.models import IMAGE_SIZE, build_encoder, portable
 from sweeps import charts
@@ -203,9 +203,7 @@ class Tracker:
                 return found
 
     def _shared_tags(self) -> dict[str, str]:
-        from core.loss import CONVENTION
-
-        tags = {"sweep": self._plan.sweep, "profile": self._plan.profile, "loss_convention": CONVENTION}
+        tags = {"sweep": self._plan.sweep, "profile": self._plan.profile, "loss_convention": LOSS_CONVENTION}
         return tags | ({"git_commit": self._commit} if self._commit else {})
 
     def _child(self, trial: Trial) -> _Child:
