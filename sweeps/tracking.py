@@ -67,6 +67,7 @@ class Tracker:
         self._client: MlflowClient
         self._experiment = ""
         self._parent = ""
+        self._parent_said = ""
         self._commit = git_commit()
         self.problem: str | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -172,7 +173,7 @@ class Tracker:
             self._experiment = self._client.create_experiment(name, artifact_location=location)
         parents = self._search(f"tags.sweep = '{self._plan.sweep}' and tags.role = 'sweep'")
         if parents:
-            self._parent = parents[0].info.run_id
+            self._parent, self._parent_said = parents[0].info.run_id, parents[0].data.tags.get("said", "")
             self._client.update_run(self._parent, status="RUNNING")
         else:
             # With the tags that it is found by; whatever else it lacks, should this process die here, the next one adds.
@@ -413,7 +414,10 @@ class Tracker:
         parent = _Child(self._parent, "RUNNING", {}, frozenset())
         # A sweep that grows says its summary anew, at the step of so many trials done.
         step = int(metrics.get("trials_done", 0))
-        self._log(parent, [(name, value, int(moment * 1000), step) for name, value in metrics.items()])
+        said = digest([step, dict(metrics)])
+        if said != self._parent_said:  # else its metrics' histories, a query each, would be read in vain
+            self._log(parent, [(name, value, int(moment * 1000), step) for name, value in metrics.items()])
+            self._client.set_tag(self._parent, "said", said)
         for path in artifacts:
             self._client.log_artifact(self._parent, str(path))
         if summary:
