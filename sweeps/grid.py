@@ -15,7 +15,7 @@ from core.config import TrialConfig, suggest
 from core.errors import InputError
 from evaluation.evaluate import METRICS
 from sweeps.claims import parse_claim
-from sweeps.space import Range, Search
+from sweeps.space import Range, Search, overlap
 
 GRIDS = Path(__file__).parent / "grids"
 BASE = "base"
@@ -289,13 +289,8 @@ def settings_faults(grid: Grid, arms: Mapping[str, Fields], settings: Fields) ->
         varied = [
             arm
             for arm, fields in arms.items()
-            if any(_overlap(leaf, key) or _overlap(leaf.removeprefix("parent."), key) for leaf in _leaves(fields))
+            if any(overlap(leaf, key) or overlap(leaf.removeprefix("parent."), key) for leaf in _leaves(fields))
         ]
         if varied:
             faults.append(f"--set {key}: grid {grid.name} varies it, in {', '.join(varied)}; set what no arm varies")
     return faults
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether two dotted keys are the same, or one reaches into the other."""
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")

@@ -146,17 +146,16 @@ def _plan(job: Job, search: Search, points: Sequence[Point], best: Sequence[Poin
     for point in points:
         if set(point.params) == set(search.space):
             arms[point.arm] = search.fields(point.params, job.plan.base)
-    grid = job.grid.model_copy(update={"arms": {**job.grid.arms, **arms}})
     picked = [point.arm for point in best]
     seeds = [job.plan.base.seed]
     valid = {}
     for name, fields in arms.items():  # a point whose config is impossible was told so, and is no arm
         try:
-            job.replan(grid.model_copy(update={"arms": {name: fields}}), seeds=seeds, arms=[name])
+            job.replan(job.grid.model_copy(update={"arms": {name: fields}}), seeds=seeds, arms=[name])
             valid[name] = fields
         except InputError:
             continue
-    grid = grid.model_copy(update={"arms": {**job.grid.arms, **valid}})
+    grid = job.grid.model_copy(update={"arms": {**job.grid.arms, **valid}})
     plan = job.replan(
         grid, seeds=seeds, arms=[BASE, *job.grid.arms, *picked], choosing=[name for name in valid if name not in picked]
     )
@@ -182,10 +181,9 @@ def _searched(
             tag["points"] = ", ".join(filter(None, (tag["points"], str(point.number))))
             tag["search_state"] = point.state
             tag["chosen"] = "yes" if point.number in numbers else tag["chosen"]
-    ended = {point.number: by_number[point.number] for point in points if point.number in by_number}
     return Searched(
         search, tuple(points), numbers, tuple(study.importances()), stopped, tags,
-        {number: " = ".join((trial.arm, *trial.aliases)) for number, trial in ended.items()},
+        {number: " = ".join((trial.arm, *trial.aliases)) for number, trial in by_number.items()},
     )  # fmt: skip
 
 

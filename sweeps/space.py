@@ -118,7 +118,7 @@ class Search(BaseModel):
                 faults.append(f"space: {key!r}: only mu and nu have a ratio to lambda")
             if key.endswith(_RATIO) and isinstance(values, list) and not all(_is_number(value) for value in values):
                 faults.append(f"space.{key}: a ratio's choices are numbers")
-            if any(_overlap(key, other) for other in self.space if other != key):
+            if any(overlap(key.removesuffix(_RATIO), other.removesuffix(_RATIO)) for other in self.space if other != key):
                 faults.append(f"space: {key!r} and another key set the same field")
             if self.early_stopping and name in _OF_PARENTS:
                 faults.append(f"space: {name} cannot vary with early_stopping: a stopped point may then be another's parent")
@@ -205,10 +205,9 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | bool) or _is_number(value)
 
 
-def _overlap(one: str, other: str) -> bool:
-    """Whether two keys reach the same field."""
-    one, other = (f"{key.removesuffix(_RATIO)}." for key in (one, other))
-    return one.startswith(other) or other.startswith(one)
+def overlap(one: str, other: str) -> bool:
+    """Whether two dotted keys are the same, or one reaches into the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def searchable() -> dict[str, Literal["maximize", "minimize"]]:

@@ -206,13 +206,19 @@ class Torn:
                 self.kept[name] = stamp
 
 
+def _is_over(torn: Torn, delay: float) -> bool:
+    """Starts the command; whether it is over after a while, and if not well, that is a fault."""
+    torn.command.start()
+    code = torn.command.wait(delay)
+    if code:
+        torn.note(f"exit code {code}; {torn.command.log.read_text()[-2000:]}")
+    return code is not None
+
+
 def kill_driver(torn: Torn, delay: float, draw: random.Random) -> bool:
     """Runs the command and kills the driver after a while; False where it was over before."""
     command = torn.command
-    command.start()
-    if (code := command.wait(delay)) is not None:
-        if code != 0:
-            torn.note(f"exit code {code}; {command.log.read_text()[-2000:]}")
+    if _is_over(torn, delay):
         return False
     family, doing = command.family(), _doing(command)
     command.process.kill()
@@ -232,10 +238,7 @@ def kill_driver(torn: Torn, delay: float, draw: random.Random) -> bool:
 def interrupt_driver(torn: Torn, delay: float, draw: random.Random) -> bool:
     """Runs the command and interrupts it after a while: Ctrl-C (the whole group) or kill -INT; False where it was over."""
     command = torn.command
-    command.start()
-    if (code := command.wait(delay)) is not None:
-        if code != 0:
-            torn.note(f"exit code {code}; {command.log.read_text()[-2000:]}")
+    if _is_over(torn, delay):
         return False
     family, doing, group = command.family(), _doing(command), draw.random() < 0.5
     if group:
