@@ -63,6 +63,7 @@ class Evidence:
     untrained_probe_accuracy: float | None = None
     images: Splits | None = None
     embed: Callable[[ImageSet], Features] | None = None
+    _of_anomalies: dict[str, AnomalyEvidence] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def probe(self) -> Probe:
@@ -111,15 +112,34 @@ class Evidence:
         return self.embed(invariance.operated(self.images.test.take(self.looked_at), operation)).representation
 
     @cached_property
+    def covariance_eigenvalues(self) -> NDArray[np.float64]:
+        """Of the train representation, in descending order."""
+        return spectrum.covariance_eigenvalues(self.train.representation)
+
+    @cached_property
+    def read_off(self) -> dict[str, float]:
+        """Factor that the images were made from -> R^2 with which it is read off the representation; {} where none is known."""
+        if self.images is None:
+            return {}
+        parts = ((self.train, self.images.train), (self.validation, self.images.validation), (self.test, self.images.test))
+        train, validation, test = (images.factors or {} for _, images in parts)
+        return linear_r2(
+            [features.representation for features, _ in parts],
+            {name: (train[name], validation[name], test[name]) for name in test},
+        )
+
+    @cached_property
     def validation_scores(self) -> anomaly.Scores:
         """Anomaly scores of the validation images."""
         return anomaly.scores(self.train.representation, self.validation.representation)
 
     def of_anomalies(self, name: str) -> AnomalyEvidence:
         """The evidence on one anomaly set."""
-        representation = self.anomalies[name].representation
-        scores = anomaly.scores(self.train.representation, representation)
-        return AnomalyEvidence(self.test_scores, scores, representation if self.compact else None)
+        if name not in self._of_anomalies:
+            representation = self.anomalies[name].representation
+            scores = anomaly.scores(self.train.representation, representation)
+            self._of_anomalies[name] = AnomalyEvidence(self.test_scores, scores, representation if self.compact else None)
+        return self._of_anomalies[name]
 
     def validation_auc(self) -> float | None:
         """Anomaly AUC of the first anomaly set on its images for validation; None where it has none."""
@@ -181,15 +201,8 @@ def _moved_by(operation: str) -> Callable[[Evidence], float | None]:
     return moved
 
 
-def _reads(factor: str) -> Callable[[Evidence], float | None]:
-    def reads(e: Evidence) -> float | None:
-        if e.images is None or e.images.test.factors is None or factor not in e.images.test.factors:
-            return None
-        parts = ((e.train, e.images.train), (e.validation, e.images.validation), (e.test, e.images.test))
-        known = [(features.representation, images.factors[factor]) for features, images in parts if images.factors is not None]
-        return linear_r2(*known)
-
-    return reads
+def _read_off(factor: str) -> Callable[[Evidence], float | None]:
+    return lambda e: e.read_off.get(factor)
 
 
 def _probe_gain(e: Evidence) -> float | None:
@@ -266,7 +279,7 @@ METRICS: dict[str, Metric] = {
         lambda e: spectrum.rankme(e.train.representation), None, "RankMe of the train representation (singular values)"
     ),
     "effective_rank": Metric(
-        lambda e: spectrum.effective_rank(e.train.representation), None, "effective rank of its covariance"
+        lambda e: spectrum.effective_rank(e.covariance_eigenvalues), None, "effective rank of its covariance"
     ),
     "projection_std": Metric(
         _last("projection_std"), None, "mean standard deviation of the test projections; near 0: collapsed"
@@ -289,7 +302,7 @@ METRICS: dict[str, Metric] = {
         "distance of two test images of one class, in mean distances of two images",
     ),
     **{
-        f"reads_{factor}": Metric(_reads(factor), None, f"R^2 with which {factor.replace('_', ' ')} is read off linearly")
+        f"reads_{factor}": Metric(_read_off(factor), None, f"R^2 with which {factor.replace('_', ' ')} is read off linearly")
         for factor in digits_m.FACTORS
     },
     "farthest_distinct": Metric(
@@ -365,14 +378,11 @@ def evaluate(evidence: Evidence, names: Collection[str]) -> Evaluation:
     values: dict[str, float | None] = {}
     problems: dict[str, str] = {}
     defects: set[str] = set()
-    anomalies: dict[str, AnomalyEvidence] = {}
     for name in names:
         bare, _, which = name.partition("/")
         try:
             if METRICS[bare].per_anomaly_set:
-                if which not in anomalies:
-                    anomalies[which] = evidence.of_anomalies(which)
-                value = METRICS[bare].function(anomalies[which])
+                value = METRICS[bare].function(evidence.of_anomalies(which))
             else:
                 value = METRICS[bare].function(evidence)
         except MemoryError:

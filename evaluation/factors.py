@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
-
-#: Points [N, D] float32 and their targets [N, F] float64.
-Targets = tuple[NDArray[np.float32], NDArray[np.float64]]
 
 #: Ridge penalties tried, for standardised features and a sum of squared errors.
 PENALTIES = tuple(10.0**exponent for exponent in range(-2, 6))
 
 
-def linear_r2(train: Targets, validation: Targets, test: Targets) -> float:
-    """The share of the targets' variance that a linear function of the representation explains on test (mean R^2).
+def linear_r2(
+    features: Sequence[NDArray[np.float32]], targets: Mapping[str, Sequence[NDArray[np.float64]]]
+) -> dict[str, float]:
+    """The share of each target's variance that a linear function of the representation explains on test (mean R^2).
 
-    Features are standardised on train; the penalty with the best R^2 on validation is taken. Below 0 it predicts worse than
-    the mean does.
+    Features are standardised on train; for each target the penalty with the best R^2 on validation is taken. Below 0 a target
+    is predicted worse than by its mean. All targets are read off one Gram matrix: of 3,072 pixels it takes seconds, and each
+    penalty a fraction of one.
 
     Args:
-        train: points [N, D] with targets [N, F]; likewise validation and test.
+        features: [N, D] of train, [M, D] of validation, [K, D] of test.
+        targets: for each, [N, F] of train, [M, F] of validation, [K, F] of test.
     """
-    from sklearn.linear_model import Ridge
+    from scipy.linalg import cho_factor, cho_solve
     from sklearn.metrics import r2_score
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    best: tuple[float, float] | None = None
+    scaler = StandardScaler().fit(features[0].astype(np.float64))
+    x, xv, xt = (scaler.transform(points.astype(np.float64)) for points in features)
+    y = np.concatenate([parts[0] for parts in targets.values()], axis=1)
+    means, gram, moments = y.mean(axis=0), x.T @ x, x.T @ (y - y.mean(axis=0))
+    columns = np.cumsum([0, *(parts[0].shape[1] for parts in targets.values())])
+    best: dict[str, tuple[float, float]] = {}
     for penalty in PENALTIES:
-        model = make_pipeline(StandardScaler(), Ridge(penalty)).fit(train[0].astype(np.float64), train[1])
-        on_validation = float(r2_score(validation[1], model.predict(validation[0].astype(np.float64))))
-        if best is None or on_validation > best[0]:
-            best = on_validation, float(r2_score(test[1], model.predict(test[0].astype(np.float64))))
-    assert best is not None
-    return best[1]
+        weights = cho_solve(cho_factor(gram + penalty * np.eye(len(gram))), moments)
+        on_validation, on_test = xv @ weights + means, xt @ weights + means
+        for i, (name, (_, v, t)) in enumerate(targets.items()):
+            own = slice(columns[i], columns[i + 1])
+            score = float(r2_score(v, on_validation[:, own]))
+            if name not in best or score > best[name][0]:
+                best[name] = score, float(r2_score(t, on_test[:, own]))
+    return {name: on_test for name, (_, on_test) in best.items()}

@@ -22,14 +22,26 @@ def rankme(representation: NDArray[np.float32]) -> float:
     return float(np.exp(-np.sum(shares * np.log(shares))))
 
 
-def effective_rank(representation: NDArray[np.float32]) -> float:
+def covariance_eigenvalues(representation: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The D eigenvalues of the covariance of [N, D], in descending order; what rounding made negative is zero.
+
+    Raises:
+        ValueError: if a value is not finite.
+    """
+    if not np.isfinite(representation).all():
+        raise ValueError("a representation holds NaN or infinity")
+    n, d = representation.shape
+    points = representation.astype(np.float64)
+    values = _eigenvalues(points - points.mean(axis=0))[::-1] / max(n - 1, 1)
+    return np.pad(values, (0, d - len(values)))
+
+
+def effective_rank(eigenvalues: NDArray[np.float64]) -> float:
     """exp of the entropy of the normalised eigenvalues of the covariance (Roy & Vetterli, EUSIPCO 2007, on eigenvalues).
 
     Args:
-        representation: [N, D].
+        eigenvalues: [D], as :func:`covariance_eigenvalues` returns them.
     """
-    points = representation.astype(np.float64)
-    eigenvalues = _eigenvalues(points - points.mean(axis=0))
     if eigenvalues.sum() == 0:
         return 1.0  # a constant representation
     shares = eigenvalues[eigenvalues > 0] / eigenvalues.sum()
