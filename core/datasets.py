@@ -156,16 +156,19 @@ def load_validation_anomalies(name: str, data_dir: Path) -> ImageSet | None:
     """Images of an anomaly set's kind for choosing trials: the validation part of its train split; None where it has none.
 
     A folder needs class folders below ``train/`` and ``test/`` for that.
+
+    Raises:
+        InputError: if an image of such a folder is broken.
     """
     if name.startswith(FOLDER):
-        root = Path(name.removeprefix(FOLDER))
-        # Without test/ every image is one of the anomalies that are tested on.
-        if not ((root / "train").is_dir() and (root / "test").is_dir()):
+        if not folders.for_choosing(Path(name.removeprefix(FOLDER))):
             return None
-    try:
         train = load(name, data_dir, "train")
-    except InputError:
-        return None
+    else:
+        try:
+            train = load(name, data_dir, "train")
+        except InputError:  # its test files may be all that is there
+            return None
     return train.take(split_validation(train)[1])
 
 

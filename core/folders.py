@@ -29,14 +29,27 @@ Loaded = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], None]
 def content_hash(root: Path, data_dir: Path, *, anomalies: bool) -> str:
     """A hash over the names and bytes of the images that count; kept for as long as names, sizes and times do not change.
 
+    Of a set of anomalies, ``train/`` counts too where trials are chosen by its images (:func:`for_choosing`).
+
     Raises:
         InputError: if the folder is missing or not laid out as a data set.
     """
-    parts = ["anomalies"] if anomalies else ["train", "test"]
+    parts = ["train", "test"] if not anomalies else ["anomalies", "train"] if for_choosing(root) else ["anomalies"]
     content = hashlib.sha256()
     for split in parts:
         content.update(f"{split}:{_split_hash(root, data_dir, split)}\n".encode())
     return content.hexdigest()[:20]
+
+
+def for_choosing(root: Path) -> bool:
+    """Whether a folder of anomalies is laid out as a data set, so that trials can be chosen by its train images.
+
+    Without ``test/`` every image is one of the anomalies that are tested on.
+    """
+    try:
+        return bool(_list(root, "train")[0])
+    except InputError:
+        return False
 
 
 def count(root: Path, split: str) -> int:

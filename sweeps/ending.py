@@ -13,7 +13,7 @@ from rich.table import Table
 from core.files import save_json
 from sweeps import contrasts, cost, page, report, tracking_uri
 from sweeps.contrasts import Contrast
-from sweeps.job import Job
+from sweeps.job import FIRST_SEEDS, Job
 from sweeps.origin import command, git_commit
 from sweeps.plan import Plan
 from sweeps.progress import duration
@@ -64,7 +64,11 @@ def show_plan(job: Job, console: Console) -> None:
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     if job.budget is not None:
-        console.print(f"then further seeds for what is still undecided, for at most {job.budget.text}", highlight=False)
+        console.print(
+            f"then further seeds for what is still undecided, until {job.budget.text} are spent; the first {FIRST_SEEDS} "
+            "seeds, below which nothing can be decided, run whatever they cost",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def conclude(job: Job, plan: Plan, session: Session, console: Console, searched: Searched | None = None) -> int:

@@ -41,6 +41,7 @@ def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
     configs = [config for trial in trials for config in _lineage(trial.config)]
     splits: dict[tuple[str, int | None], Splits] = {}
     anomalies: dict[str, ImageSet] = {}
+    for_choosing: dict[str, ImageSet | None] = {}
     faults: list[str] = []
     wanted: list[Callable[[], None]] = []
 
@@ -50,8 +51,14 @@ def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
     def load_anomaly_set(name: str) -> None:
         anomalies[name] = load_anomalies(name, data_dir)
 
+    def load_for_choosing(name: str) -> None:
+        for_choosing[name] = load_validation_anomalies(name, data_dir)
+
     wanted += [partial(load, *which) for which in dict.fromkeys((c.dataset, c.train_subset) for c in configs)]
     wanted += [partial(load_anomaly_set, name) for name in dict.fromkeys(n for c in configs for n in c.anomaly_datasets)]
+    wanted += [
+        partial(load_for_choosing, name) for name in dict.fromkeys(c.anomaly_datasets[0] for c in configs if c.anomaly_datasets)
+    ]
     for task in wanted:
         try:
             task()
@@ -64,8 +71,7 @@ def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
             faults += error.faults
     if faults:
         raise InputError(list(dict.fromkeys(faults)))
-    headlines = dict.fromkeys(config.anomaly_datasets[0] for config in configs if config.anomaly_datasets)
-    return Images(splits, anomalies, {name: load_validation_anomalies(name, data_dir) for name in headlines})
+    return Images(splits, anomalies, for_choosing)
 
 
 def _lineage(config: TrialConfig) -> list[TrialConfig]:

@@ -224,7 +224,7 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
-        numbers = tuple(int(part) for part in text.split(","))
+        numbers = tuple(int(part) for part in text.removesuffix(",").split(","))
     except ValueError:
         raise InputError(f"--seeds {text}: a number of seeds, or a list such as 0,3,4, is needed") from None
     if len(numbers) == 1:

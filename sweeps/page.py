@@ -453,6 +453,10 @@ def _methods(sweep: Sweep, seeds: Sequence[int], images: Images | None) -> str:
     return " ".join(text.split())
 
 
+#: MLflow cuts a note at 8,000 characters.
+_NOTE_ROWS = 40
+
+
 def markdown(sweep: Sweep) -> str:
     """The sweep's summary for MLflow: the question and the table of the main columns."""
     columns = columns_of(sweep.plan)
@@ -460,7 +464,9 @@ def markdown(sweep: Sweep) -> str:
     for summary in summarize(sweep.records):
         done = sum(record.status == "done" for record in summary.records)
         rows.append([summary.arm, str(done), *(cell(summary, name) for name in columns)])
-    lines = [f"| {' | '.join(map(_plain, row))} |" for row in rows]
+    lines = [f"| {' | '.join(map(_plain, row))} |" for row in rows[: _NOTE_ROWS + 1]]
+    if len(rows) > len(lines):
+        lines += ["", f"The other {len(rows) - len(lines)} arms are in `table.csv`."]
     return "\n".join([
         f"**{_plain(sweep.plan.grid.question)}**", "", lines[0], f"|{' --- |' * len(rows[0])}", *lines[1:], "",
         "`report.html` among the artifacts has the figures, the claims, and what differs from base.",

@@ -19,6 +19,7 @@ from core.datasets import (
     load,
     load_anomalies,
     load_splits,
+    load_validation_anomalies,
     split_validation,
 )
 from core.errors import InputError
@@ -168,6 +169,21 @@ def test_anomalies_may_be_any_images(tmp_path: Path, data_dir: Path) -> None:
     assert len(load_anomalies(f"folder:{root}", data_dir)) == 6, "of a data set, the test images"
     assert len(load_anomalies(f"folder:{root / 'train' / 'cat'}", data_dir)) == 3, "of any other folder, all"
     assert identify(f"folder:{root}", data_dir, anomalies=True) != identify(f"folder:{root}", data_dir)
+
+
+def test_anomalies_for_choosing_come_from_a_folders_train_images(tmp_path: Path, data_dir: Path) -> None:
+    root = make_folder(tmp_path / "set")
+    name = f"folder:{root}"
+    chosen = load_validation_anomalies(name, data_dir)
+    assert chosen is not None and len(chosen) == 2, "a tenth of each of two classes, at least one"
+    before = identify(name, data_dir, anomalies=True)
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(root / "train" / "cat" / "0.png")
+    assert identify(name, data_dir, anomalies=True) != before, "what is chosen by has changed"
+    (root / "train" / "cat" / "0.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"cat/0\.png"):
+        load_validation_anomalies(name, data_dir)
+    (root / "test").rename(root / "elsewhere")
+    assert load_validation_anomalies(name, data_dir) is None, "all of its images are tested on"
 
 
 @pytest.mark.parametrize(

@@ -378,3 +378,9 @@ def test_the_primary_metric_leads_the_tables(tmp_path: Path, images: Images) -> 
     assert all(line.startswith(("%", "\\")) or "&" in line for line in text.splitlines())
     said = page.markdown(page.Sweep(plan, records, store, "p", "c", None, ()))
     assert said.startswith(r"**one two \| \<three\>**") and "| arm | n | nmi |" in said
+    many = {f"arm-{i}": {"mu": 1 + i} for i in range(60)}
+    plan = tiny_plan(tmp_path, many)
+    said = page.markdown(page.Sweep(plan, [store.record(trial) for trial in plan.trials.values()], store, "p", "c", None, ()))
+    assert said.count("\n| arm-") == 39 and "The other 21 arms are in `table.csv`." in said, (
+        "MLflow cuts notes at 8,000 characters"
+    )
