@@ -119,7 +119,7 @@ class Evidence:
     @cached_property
     def read_off(self) -> dict[str, float]:
         """Factor that the images were made from -> R^2 with which it is read off the representation; {} where none is known."""
-        if self.images is None:
+        if self.images is None or self.images.test.factors is None:
             return {}
         parts = ((self.train, self.images.train), (self.validation, self.images.validation), (self.test, self.images.test))
         train, validation, test = (images.factors or {} for _, images in parts)

@@ -45,7 +45,7 @@ def noise(n: int) -> ImageSet:
 
 def measure(device: str, threads: int, *, quick: bool) -> Iterator[tuple[str, float, str]]:
     """Yields (what, figure, unit)."""
-    rounds, n = (1, 512) if quick else (5, 2048)
+    rounds, n = (1, 128) if quick else (5, 2048)
     with compute_settings(threads):
         images = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8, device=device)
         draws = draw(Augmentation(), 512, 32, seed=0, purpose="bench").to(device)
@@ -54,12 +54,12 @@ def measure(device: str, threads: int, *, quick: bool) -> Iterator[tuple[str, fl
         yield f"3 neighbours of {len(points)} x 128", median_seconds(lambda: neighbor_table(points, 3), device, 1), "s"
         labels = np.arange(len(points)) % 10
         yield f"silhouette of {len(points)} x 128", median_seconds(lambda: silhouettes(points, [labels]), device, 1), "s"
-    splits = Splits(noise(n), *(noise(64 if quick else 256) for _ in range(2)))
+    splits = Splits(noise(n), *(noise(16 if quick else 256) for _ in range(2)))
     for encoder, precision in (("small", "fp32"), ("small", "bf16"), ("resnet18", "fp32"), ("resnet18", "bf16")):
-        size = (64 if quick else 512) if encoder == "resnet18" and device == "cpu" else n
+        size = (16 if quick else 512) if encoder == "resnet18" and device == "cpu" else n
         part = Splits(splits.train.take(np.arange(size)), splits.validation, splits.test)
         fields = {"encoder": encoder, "precision": precision, "epochs": 1 if quick else 2, "threads": threads,
-                  "dataset": "digits-m", "anomaly_datasets": [], "batch_size": 64 if quick else 256}  # fmt: skip
+                  "dataset": "digits-m", "anomaly_datasets": [], "batch_size": 16 if quick else 256}  # fmt: skip
         history = train(make_config(fields), part, device=device).history
         yield f"train {encoder} {precision}", history[-1]["images_per_second"], "images/s"
 

@@ -16,15 +16,27 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from sweeps.store import Store
-from tests.conftest import TINY
+from tests.conftest import TINY, image_set
 
 ROOT = Path(__file__).parents[2]
 BASE = {**TINY, "train_subset": 200, "batch_size": 32, "epochs": 2}
 
 
+#: What grids of this file look at: few images, for t-SNE of 2,000 takes longer than all else here.
+FEW = "folder:few"
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("data")
+    """Where commands run, with their data and the images of FEW."""
+    root = tmp_path_factory.mktemp("data")
+    for split, n in (("train", 400), ("test", 100)):
+        images = image_set(n, seed=n)
+        for i, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
+            folder = root / "few" / split / images.class_names[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i}.png")
+    return root
 
 
 def run(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -42,7 +54,7 @@ def run(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 def grid(tmp_path: Path, arms: dict[str, Any], **base: Any) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump({"question": "does it work?", "base": BASE | base, "arms": arms}))
+    path.write_text(yaml.safe_dump({"question": "does it work?", "base": BASE | {"dataset": FEW} | base, "arms": arms}))
     return path
 
 
@@ -157,7 +169,7 @@ def test_a_sweep_its_repetition_and_a_second_grid_that_shares_trials(tmp_path: P
     assert trained.items() <= stamps.items(), "nothing was trained again"
 
     second = tmp_path / "other.yaml"
-    second.write_text(yaml.safe_dump({"question": "and this?", "base": BASE, "arms": {"z": {"mu": 0}}}))
+    second.write_text(yaml.safe_dump({"question": "and this?", "base": BASE | {"dataset": FEW}, "arms": {"z": {"mu": 0}}}))
     done = run(cache, "--grid", second, "--storage", storage)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 trials, 1 done already, 1 to run" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 import subprocess
 import sys
 import time
@@ -309,11 +310,14 @@ def test_test_metrics_are_there_for_what_was_decided_on_alone(tmp_path: Path, im
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
-    "flags",
-    [["--objectives", "validation_probe_accuracy,validation_anomaly_auc"], ["--early-stopping"]],
-    ids=["several", "early-stopping"],
+    ("flags", "how"),
+    [
+        (["--objectives", "validation_probe_accuracy,validation_anomaly_auc"], signal.SIGKILL),
+        (["--early-stopping"], signal.SIGINT),
+    ],
+    ids=["several, killed", "early stopping, Ctrl-C"],
 )
-def test_a_search_that_is_killed_half_way_goes_on(flags: list[str], tmp_path: Path) -> None:
+def test_a_search_that_is_stopped_half_way_goes_on(flags: list[str], how: signal.Signals, tmp_path: Path) -> None:
     path, storage = tmp_path / "find.yaml", tmp_path / "results"
     path.write_text(yaml.safe_dump({
         "question": "which?", "base": BASE | {"epochs": 4, "neighbors_k": 3}, "search": {"trials": 8, "space": SPACE},
@@ -325,8 +329,10 @@ def test_a_search_that_is_killed_half_way_goes_on(flags: list[str], tmp_path: Pa
         deadline = time.monotonic() + 400
         while time.monotonic() < deadline and len(list(storage.glob("trials/*/evaluation-*.json"))) < 3:
             time.sleep(0.2)
-        driver.kill()
-        driver.wait()
+        driver.send_signal(how)
+        code = driver.wait(timeout=100)
+    if how is signal.SIGINT:
+        assert code == 130 and "continue with" in (tmp_path / "log").read_text()
     (journal,) = storage.glob("sweeps/*/study-*.journal")
     before = {p.number: p for p in Study(journal, SEARCH, 0).points}
     trained = {path: path.stat().st_mtime_ns for path in storage.glob("trials/*/trained.json")}
