@@ -25,7 +25,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma, torchvision's coefficients
 _CROP_ATTEMPTS = 10
 #: Images augmented at once on a CPU: what fits into a core's cache. The result does not depend on it.
-_CPU_CHUNK = 64
+_CPU_CHUNK = 128
 
 
 @dataclass(frozen=True)

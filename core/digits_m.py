@@ -8,9 +8,11 @@ stream is guaranteed never to change.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,7 @@ _SIDES = (20, 29)  # an enlarged digit's side: from 20 to 28 pixels
 _STRIP = 64  # the photographs are cut into strips this wide; a patch lies within one strip
 _TEST_STRIPS = (1, 4, 7)
 
+Arrays = dict[str, NDArray[Any]]
 Factors = dict[str, NDArray[np.float64]]
 Loaded = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.int64] | None, Factors | None]
 #: What an image was made from, beside its class: mean colour of the background [3] in [0, 1], the digit's centre [2] (down,
@@ -51,27 +54,45 @@ def load(data_dir: Path, split: str) -> Loaded:
     Returns:
         images [N, 3, 32, 32] uint8, labels [N] int64, class names, groups [N] int64 (the source digit), and FACTORS.
     """
-    path = data_dir / f"digits-m-{VERSION}-{split}.npz"
-    arrays = load_arrays(path)
-    if arrays is None or any(name not in arrays for name in FACTORS):
+
+    def make() -> Arrays:
         made = _render(split, on_black=False)
-        arrays = {"images": made.images, "labels": made.labels, "groups": made.groups, **made.factors}
-        save_arrays(path, arrays)
+        return {"images": made.images, "labels": made.labels, "groups": made.groups, **made.factors}
+
+    arrays = _kept(data_dir / f"digits-m-{VERSION}-{split}.npz", ("images", "labels", "groups", *FACTORS), make)
     return arrays["images"], arrays["labels"], CLASS_NAMES, arrays["groups"], {name: arrays[name] for name in FACTORS}
 
 
 def load_patches(data_dir: Path, split: str) -> Loaded:
     """Patches of the photographs' regions without a digit: 2,000 of the test regions, 10,000 of the train regions."""
-    n = _PATCHES[split]
-    rng = np.random.RandomState(_SEED + {"train": 11, "test": 10}[split])
-    images = np.stack([_patch(split, rng) for _ in range(n)]).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(images), np.zeros(n, dtype=np.int64), ("patch",), None, None
+
+    def make() -> Arrays:
+        rng = np.random.RandomState(_SEED + {"train": 11, "test": 10}[split])
+        images = np.stack([_patch(split, rng) for _ in range(_PATCHES[split])]).transpose(0, 3, 1, 2)
+        return {"images": np.ascontiguousarray(images)}
+
+    images = _kept(data_dir / f"digits-m-patches-{VERSION}-{split}.npz", ("images",), make)["images"]
+    return images, np.zeros(len(images), dtype=np.int64), ("patch",), None, None
 
 
 def load_black(data_dir: Path, split: str) -> Loaded:
     """The split's digits on black: what the images mean, without what they look like."""
-    made = _render(split, on_black=True)
-    return made.images, made.labels, CLASS_NAMES, made.groups, None
+
+    def make() -> Arrays:
+        made = _render(split, on_black=True)
+        return {"images": made.images, "labels": made.labels, "groups": made.groups}
+
+    arrays = _kept(data_dir / f"digits-m-black-{VERSION}-{split}.npz", ("images", "labels", "groups"), make)
+    return arrays["images"], arrays["labels"], CLASS_NAMES, arrays["groups"], None
+
+
+def _kept(path: Path, names: Sequence[str], make: Callable[[], Arrays]) -> Arrays:
+    """The arrays of a file, which is made where it is missing or lacks some."""
+    arrays = load_arrays(path)
+    if arrays is None or any(name not in arrays for name in names):
+        arrays = make()
+        save_arrays(path, arrays)
+    return arrays
 
 
 def _render(split: str, *, on_black: bool) -> _Made:

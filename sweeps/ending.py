@@ -125,7 +125,7 @@ def _write(
     tables.append(contrasts.write(folder / "contrasts.csv", against_base))
     if searched is not None:
         tables.append(searched.write(folder / "points.csv"))
-    tables.append(page.write_page(folder / "report.html", sweep, job.options.data))
+    tables.append(page.write_page(folder / "report.html", sweep, job.options.data, session.images))
     save_json(folder / "sweep.json", {"sweep": plan.sweep, "profile": plan.profile, "base": plan.base.fields(),
                                       "seeds": sorted({r.trial.config.seed for r in records}),
                                       "trials": {r.trial.key: [r.trial.arm, r.status, r.reason] for r in records}})  # fmt: skip

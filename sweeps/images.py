@@ -31,6 +31,13 @@ class Images:
         """A config's own images."""
         return self.splits[config.dataset, config.train_subset]
 
+    def cover(self, trials: Iterable[Trial]) -> bool:
+        """Whether all of the trials' image sets are here."""
+        configs = [trial.config for trial in trials]
+        return all(
+            (c.dataset, c.train_subset) in self.splits and set(c.anomaly_datasets) <= set(self.anomalies) for c in configs
+        )
+
 
 def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
     """Every image set that the trials need, their parents' included.

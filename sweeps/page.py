@@ -77,13 +77,14 @@ class Sweep:
     searched: Searched | None = None
 
 
-def write_page(path: Path, sweep: Sweep, data_dir: Path) -> Path:
+def write_page(path: Path, sweep: Sweep, data_dir: Path, images: Images | None = None) -> Path:
     """Writes the page, whole or not at all; one that is there already and says the same is left as it is.
 
     Args:
         path: where to.
         sweep: what it is about.
         data_dir: where the images are; where they cannot be had, pictures of them are left out.
+        images: those that are loaded already.
 
     Returns:
         The path.
@@ -92,10 +93,12 @@ def write_page(path: Path, sweep: Sweep, data_dir: Path) -> Path:
     with suppress(OSError), path.open(encoding="utf-8") as file:
         if file.read(len(mark)) == mark:
             return path
-    try:
-        images = load_images([record.trial for record in sweep.records if record.status == "done"], data_dir)
-    except InputError:
-        images = None
+    done = [record.trial for record in sweep.records if record.status == "done"]
+    if images is None or not images.cover(done):
+        try:
+            images = load_images(done, data_dir)
+        except InputError:
+            images = None
     text = _render("report.html.j2", _content(sweep, images))
     with whole_file(path) as temporary:
         temporary.write_text(f"{mark}\n{text}" if images is not None else text, encoding="utf-8")

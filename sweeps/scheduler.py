@@ -342,6 +342,12 @@ def share(images: Images) -> Any:
     return ray.put(images)
 
 
+def shared(reference: Any) -> Images:
+    """The images behind what :func:`share` returned, read-only and without a copy, as long as Ray is there."""
+    images: Images = ray.get(reference)
+    return images
+
+
 def run(
     plan: Plan,
     open_keys: Sequence[str],

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from core.errors import InputError
 from sweeps import cost, tracking
-from sweeps.images import load_images
+from sweeps.images import Images, load_images
 from sweeps.job import Job
 from sweeps.origin import command
 from sweeps.plan import Plan, Trial
@@ -60,6 +60,15 @@ class Session:
     def trial_seconds(self) -> float:
         """Seconds that trials spent in their slots so far."""
         return self._meter.seconds
+
+    @property
+    def images(self) -> Images | None:
+        """The images of the trials that were to run; None where none were, or after an interruption."""
+        if self._images is None or self.outcome.interrupted:
+            return None
+        from sweeps import scheduler
+
+        return scheduler.shared(self._images)
 
     def slots(self, plan: Plan) -> int:
         """How many trials run at once."""
