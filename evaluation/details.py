@@ -147,7 +147,7 @@ def _tsne(others: Mapping[str, Arrays]) -> Arrays:
 DETAILS: dict[str, Detail] = {
     "representations": Detail(_representations, "representations of train, validation and test images, with labels"),
     "predictions": Detail(
-        _predictions, "the class that the probe predicts for each test image, and the source that images share", version=2
+        _predictions, "the class that the probe predicts for each test image, and the source that images share", version=3
     ),
     "projection": Detail(_projection, "test representations on their principal axes, and the axes' shares of variance"),
     "clusters": Detail(_clusters, "each image's k-means cluster, and how many train images of each class are in it"),
