@@ -245,14 +245,16 @@ METRICS: dict[str, Metric] = {
         lambda e: e.silhouettes[0], None, "of k-means clusters of the train representation; rewards low rank", selects=True
     ),
     "validation_probe_accuracy": Metric(
-        lambda e: e.probe.validation_accuracy, "higher", "the probe's on validation, which chose its L2 penalty", version=2, selects=True
+        lambda e: e.probe.validation_accuracy, "higher", "the probe's on validation, which chose its L2 penalty", version=2,
+        selects=True,
     ),
     "validation_anomaly_auc": Metric(
         Evidence.validation_auc, "higher",
         "ROC AUC of validation images against anomalies of their own, of the first set's kind", selects=True, of_headline=True,
     ),
     "probe_accuracy_backbone": Metric(
-        lambda e: e.backbone_probe.accuracy if e.has_backbone else None, "higher", "the same probe on the backbone's features", version=2
+        lambda e: e.backbone_probe.accuracy if e.has_backbone else None, "higher",
+        "the same probe on the backbone's features", version=2,
     ),
     "probe_accuracy_study": Metric(
         _study, "higher", "the studies' probe, not standardised: measures the features' scale as well"
@@ -289,7 +291,8 @@ METRICS: dict[str, Metric] = {
     ),
     "probe_gain": Metric(_probe_gain, "higher", "probe_accuracy less the untrained encoder's", version=2),
     "collapse_indicators": Metric(
-        _collapse_indicators, "lower", "how many of 3 speak: projection_std < 0.1 gamma, dead_dimensions > 0.5, no probe_gain", version=2
+        _collapse_indicators, "lower",
+        "how many of 3 speak: projection_std < 0.1 gamma, dead_dimensions > 0.5, no probe_gain", version=2,
     ),
     **{
         f"moved_by_{operation}": Metric(
