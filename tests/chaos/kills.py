@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -122,6 +123,13 @@ class Undisturbed:
     command: Command
     seconds: float
     startup: float
+
+    def progress(self, instant: float) -> tuple[int, float]:
+        """What an instant of this sweep is for one of another speed: how much was begun, and the seconds since the last."""
+        times = [event["time"] for event in self.command.events()]
+        elapsed = [self.startup + at - times[0] for at in times]
+        begun = bisect_right(elapsed, instant)
+        return begun, instant - elapsed[begun - 1]
 
 
 def undisturbed(folder: Path, grid: Path, data: Path) -> Undisturbed:
@@ -270,12 +278,14 @@ def _doing(command: Command) -> str:
     return f"no worker is busy; last said: {lines[-1][:70] if lines else '-'}"
 
 
-def kill_workers(torn: Torn, delays: list[float], draw: random.Random) -> int:
-    """Runs the command once and kills workers at the instants; how many it killed before the end."""
+def kill_workers(torn: Torn, instants: list[tuple[int, float]], draw: random.Random) -> int:
+    """Runs the command once and kills workers, each so many seconds after so much was begun; how many before the end."""
     command, deaths = torn.command, Counter[str]()
     command.start()
-    for delay in delays:
-        if command.wait(command.started + delay - time.monotonic()) is not None:
+    for begun, seconds in instants:
+        while command.process.poll() is None and len(command.events()) < begun:
+            time.sleep(0.05)
+        if command.wait(seconds) is not None:
             break
         while command.process.poll() is None:
             victims = [(process, task) for process, task in busy(command) if deaths[_job(task)] < _DEATHS]
@@ -313,7 +323,7 @@ def torn_sweeps(
         try:
             if what == "worker":
                 instants = sorted(draw.uniform(whole.startup, whole.seconds) for _ in range(kills - spent))
-                kill_workers(torn, instants, draw)
+                kill_workers(torn, [whole.progress(instant) for instant in instants], draw)
             else:
                 tear = kill_driver if what == "driver" else interrupt_driver
                 while spent + torn.kills < kills and tear(torn, draw.uniform(0, longest), draw):

@@ -292,7 +292,9 @@ def test_two_drivers_started_together_share_the_work(tmp_path: Path, cache: Path
     ]
     for grids in ((path, path), (other, path)):
         drivers = [
-            subprocess.Popen([*command, "--grid", str(which)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            subprocess.Popen(
+                [*command, "--grid", str(which)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cache
+            )
             for which in grids
         ]
         said = [driver.communicate(timeout=600)[0] for driver in drivers]
