@@ -55,6 +55,10 @@ class Draws:
         """The same draws on another device."""
         return self._map(lambda value: value.to(device))
 
+    def clone(self) -> Self:
+        """A copy with memory of its own."""
+        return self._map(Tensor.clone)
+
     def alternate(self, other: Self, batch: int) -> Self:
         """``batch`` of these, ``batch`` of the other, and so on; both have a multiple of ``batch`` views."""
         values = {}
@@ -65,9 +69,41 @@ class Draws:
                 values[field.name] = torch.cat(parts, dim=1).flatten(0, 1)
         return type(self)(**values)
 
+    def tensors(self) -> list[Tensor]:
+        """Those that are there."""
+        return [value for field in fields(self) if (value := getattr(self, field.name)) is not None]
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return type(self)(**{name: None if value is None else function(value) for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of one step or of an epoch's steps, one after the other, and how each is augmented.
+
+    Attributes:
+        indices: [n] int64 into the image set, on the device.
+        draws: for n views; None where they are not augmented.
+    """
+
+    indices: Tensor
+    draws: Draws | None
+
+    def __getitem__(self, part: slice) -> Batch:
+        return Batch(self.indices[part], None if self.draws is None else self.draws[part])
+
+    def clone(self) -> Batch:
+        """A copy with memory of its own."""
+        return Batch(self.indices.clone(), None if self.draws is None else self.draws.clone())
+
+    def copy_(self, other: Batch) -> None:
+        """Takes over the values of another batch of the same size."""
+        for own, new in zip(self._tensors(), other._tensors(), strict=True):
+            own.copy_(new)
+
+    def _tensors(self) -> list[Tensor]:
+        return [self.indices, *(() if self.draws is None else self.draws.tensors())]
 
 
 def draw(augmentation: Augmentation, n: int, size: int, *, seed: int, purpose: str, epoch: int = 0) -> Draws:

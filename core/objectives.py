@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.augment import Draws, augment, draw, to_float
+from core.augment import Batch, Draws, augment, draw, to_float
 from core.config import Augmentation, TrialConfig
 from core.datasets import ImageSet, Splits
 from core.embed import as_tensor, embed, pixels
@@ -25,8 +25,6 @@ from core.rng import generator
 
 #: Views [n, 3, S, S] -> what ``top`` makes of their representations, under the trial's precision.
 Forward = Callable[[Tensor], Tensor]
-#: The step's number -> its terms, scalars with a graph; the first is the loss.
-Steps = Callable[[int], tuple[Tensor, ...]]
 
 
 class Objective(Protocol):
@@ -40,8 +38,15 @@ class Objective(Protocol):
     def top(self) -> nn.Sequential:
         """The module above the encoder."""
 
-    def steps(self, epoch: int, anchors: Indices, forward: Forward) -> Steps:
-        """The steps of one epoch, for the images ``anchors`` [steps * batch_size] in their order."""
+    @property
+    def views(self) -> int:
+        """Views of each anchor in a step."""
+
+    def batches(self, epoch: int, anchors: Indices) -> Batch:
+        """All that one epoch draws for the images ``anchors`` [steps * batch_size] in their order, step after step."""
+
+    def step(self, batch: Batch, forward: Forward) -> tuple[Tensor, ...]:
+        """The terms of one step, scalars with a graph; the first is the loss. Never waits for a GPU."""
 
     def test(self, forward: Forward) -> dict[str, float]:
         """Measurements on the test images in eval mode, by name; the loss is ``test/loss``."""
@@ -59,6 +64,7 @@ class Vicreg:
     """VICReg's loss between the projections of two views of each pair."""
 
     terms = LossTerms._fields
+    views = 2
 
     def __init__(self, config: TrialConfig, splits: Splits, device: torch.device, parent: nn.Sequential | None) -> None:
         self._config, self._device = config, device
@@ -66,23 +72,21 @@ class Vicreg:
         self.top = build_projector(config.representation_dim, config.projector_dims, config.seed).to(device)
         self._test_views = self._fixed_views(_Pairs(config, splits.test, device, parent))
 
-    def steps(self, epoch: int, anchors: Indices, forward: Forward) -> Steps:
-        """One epoch's steps over pairs of views."""
+    def batches(self, epoch: int, anchors: Indices) -> Batch:
+        """A step's first views, then its second ones, and so on: [2 * steps * batch_size]."""
         config, batch = self._config, self._config.batch_size
         both = np.stack([anchors, self._train.partners(config.seed, epoch)[anchors]])
         indices = torch.from_numpy(both.reshape(2, -1, batch).swapaxes(0, 1).reshape(-1)).to(self._device)
-        draws = self._train.draws(len(anchors), batch, config.seed, "view", epoch)
+        return Batch(indices, self._train.draws(len(anchors), batch, config.seed, "view", epoch))
 
-        def step(number: int) -> tuple[Tensor, ...]:
-            part = slice(2 * batch * number, 2 * batch * (number + 1))
-            views = self._train.views(indices[part], None if draws is None else draws[part])
-            if config.joint_forward:
-                za, zb = forward(views).chunk(2)
-            else:
-                za, zb = (forward(view) for view in views.chunk(2))
-            return self._loss(za, zb)
-
-        return step
+    def step(self, batch: Batch, forward: Forward) -> tuple[Tensor, ...]:
+        """The loss and its terms between the projections of a step's pairs."""
+        views = self._train.views(batch)
+        if self._config.joint_forward:
+            za, zb = forward(views).chunk(2)
+        else:
+            za, zb = (forward(view) for view in views.chunk(2))
+        return self._loss(za, zb)
 
     def test(self, forward: Forward) -> dict[str, float]:
         """The loss on fixed views, and what the projections are like."""
@@ -112,10 +116,10 @@ class Vicreg:
         anchors = np.arange(steps * batch)
         both = np.stack([anchors, partners[anchors]]).reshape(2, steps, batch).swapaxes(0, 1).reshape(-1)
         indices = torch.from_numpy(both).to(self._device)
-        draws = pairs.draws(len(anchors), batch, 0, "test-view", 0)
+        whole = Batch(indices, pairs.draws(len(anchors), batch, 0, "test-view", 0))
         views = [
-            pairs.views(indices[part], None if draws is None else draws[part]).mul(255).round().to(torch.uint8)
-            for part in (slice(start, start + 2 * batch) for start in range(0, len(indices), 2 * batch))
+            pairs.views(whole[start : start + 2 * batch]).mul(255).round().to(torch.uint8)
+            for start in range(0, len(indices), 2 * batch)
         ]
         return torch.cat(views)
 
@@ -128,6 +132,7 @@ class Supervised:
     """Cross-entropy of a linear classifier on the representation, one augmented view of each image."""
 
     terms = ("loss", "accuracy")
+    views = 1
 
     def __init__(self, config: TrialConfig, splits: Splits, device: torch.device) -> None:
         self._config = config
@@ -137,19 +142,18 @@ class Supervised:
         classes = len(splits.train.class_names)
         self.top = build_classifier(config.representation_dim, classes, config.seed).to(device)
 
-    def steps(self, epoch: int, anchors: Indices, forward: Forward) -> Steps:
-        """One epoch's steps over labelled views."""
-        config, batch = self._config, self._config.batch_size
-        indices = torch.from_numpy(anchors).to(self._images.device)
+    def batches(self, epoch: int, anchors: Indices) -> Batch:
+        """One view of each image: [steps * batch_size]."""
+        device = self._images.device
         # The draws of a VICReg run's first views.
-        draws = _draws(config.augmentation, len(anchors), config.seed, "view-1", epoch).to(self._images.device)
+        draws = _draws(self._config.augmentation, len(anchors), self._config.seed, "view-1", epoch).to(device)
+        return Batch(torch.from_numpy(anchors).to(device), draws)
 
-        def step(number: int) -> tuple[Tensor, ...]:
-            part = slice(batch * number, batch * (number + 1))
-            chosen = indices[part]
-            return self._loss(forward(augment(self._images[chosen], draws[part])), self._labels[chosen])
-
-        return step
+    def step(self, batch: Batch, forward: Forward) -> tuple[Tensor, ...]:
+        """The loss and the accuracy on a step's labelled views."""
+        assert batch.draws is not None
+        views = augment(self._images[batch.indices], batch.draws)
+        return self._loss(forward(views), self._labels[batch.indices])
 
     def test(self, forward: Forward) -> dict[str, float]:
         """The loss and the accuracy on the test images as they are."""
@@ -201,12 +205,12 @@ class _Pairs:
         first, second = (_draws(self._augmentation, anchors, seed, f"{purpose}-{view}", epoch) for view in (1, 2))
         return first.alternate(second, batch).to(self._images.device)
 
-    def views(self, indices: Tensor, draws: Draws | None) -> Tensor:
-        """A batch's first views, then its second ones: [2 B] int64 -> [2 B, 3, S, S] float32 in [0, 1]."""
-        images = self._images[indices]
+    def views(self, batch: Batch) -> Tensor:
+        """A step's first views, then its second ones: 2 B indices -> [2 B, 3, S, S] float32 in [0, 1]."""
+        images, draws = self._images[batch.indices], batch.draws
         if draws is None:
             return to_float(images)
         if self._pairing.anchor_augmented:
             return augment(images, draws)
-        half = len(indices) // 2
+        half = len(images) // 2
         return torch.cat([to_float(images[:half]), augment(images[half:], draws[half:])])

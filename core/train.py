@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.augment import Batch
 from core.config import TrialConfig, check_sizes
 from core.datasets import Splits
 from core.errors import NonFiniteLossError
+from core.graphed import GraphedStep
 from core.models import build_encoder
 from core.objectives import build_objective
 from core.pairing import PairStatistics
@@ -96,9 +98,7 @@ def train(
         run = _Run(config, splits, torch.device(device), parent)
         history: tuple[EpochRecord, ...] = ()
         if resume is not None:
-            run.encoder.load_state_dict(resume.encoder)
-            run.projector.load_state_dict(resume.projector)
-            run.optimizer.load_state_dict(resume.optimizer)
+            run.resume(resume)
             history = resume.history
         for epoch in range(len(history) + 1, config.epochs + 1):
             record = run.train_epoch(epoch) | run.test(epoch)
@@ -140,10 +140,22 @@ class _Run:
         self.objective = build_objective(config, splits, device, parent)
         self.encoder = untrained_encoder(config, splits, device).to(memory_format=self._layout)
         self.projector = self.objective.top
-        self.optimizer = _optimizer(config, [*self.encoder.parameters(), *self.projector.parameters()])
+        self.optimizer = _optimizer(config, [*self.encoder.parameters(), *self.projector.parameters()], self._device)
+        self._step = self._take_step if self._device.type == "cpu" else GraphedStep(self._take_step)
 
     def checkpoint(self, epoch: int, history: tuple[EpochRecord, ...]) -> Checkpoint:
         return Checkpoint(epoch, self.encoder.state_dict(), self.projector.state_dict(), self.optimizer.state_dict(), history)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        self.encoder.load_state_dict(checkpoint.encoder)
+        self.projector.load_state_dict(checkpoint.projector)
+        # How the rate is held depends on the device, and the checkpoint may come from another one.
+        own: list[dict[str, Any]] = [
+            {name: group[name] for name in ("lr", "capturable") if name in group} for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        for group, values in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(values)
 
     def train_epoch(self, epoch: int) -> EpochRecord:
         config = self._config
@@ -151,7 +163,8 @@ class _Run:
         order = generator(config.seed, "order", epoch).permutation(self._images)
         steps = len(order) // config.batch_size
         anchors = order[: steps * config.batch_size]
-        step_terms = self.objective.steps(epoch, anchors, self._forward)
+        batches = self.objective.batches(epoch, anchors)
+        size = self.objective.views * config.batch_size
 
         self.encoder.train()
         self.projector.train()
@@ -160,12 +173,11 @@ class _Run:
         for step in range(steps):
             rate = learning_rate(config, epoch - 1 + step / steps)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss, *others = step_terms(step)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            terms[step] = torch.stack([loss, *others]).detach()
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+            terms[step] = self._step(batches[size * step : size * (step + 1)])
             if self._device.type == "cpu" or step % _CHECK_EVERY == 0 or step == steps - 1:
                 _check_finite(terms[: step + 1, 0], epoch)
         means = terms.double().mean(dim=0).tolist()
@@ -174,6 +186,14 @@ class _Run:
             "images_per_second": len(anchors) / seconds,
             "seconds": seconds,
         }
+
+    def _take_step(self, batch: Batch) -> Tensor:
+        """One step of the optimiser; returns the terms before it."""
+        loss, *others = self.objective.step(batch, self._forward)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return torch.stack([loss, *others]).detach()
 
     def test(self, epoch: int) -> EpochRecord:
         """Measurements on the test images in eval mode; weights and statistics stay untouched."""
@@ -192,13 +212,15 @@ class _Run:
             return output
 
 
-def _optimizer(config: TrialConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(config: TrialConfig, parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
+    """The config's optimiser. On a GPU its rate lies on the device, where a recorded step reads it."""
+    on_gpu = device.type != "cpu"
+    rate = torch.tensor(config.learning_rate, device=device) if on_gpu else config.learning_rate
+    common: dict[str, Any] = {"lr": rate, "weight_decay": config.weight_decay, "fused": True}
     kinds: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adam": lambda: torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True),
-        "adamw": lambda: torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True),
-        "sgd": lambda: torch.optim.SGD(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.9, fused=True
-        ),
+        "adam": lambda: torch.optim.Adam(parameters, **common, capturable=on_gpu),
+        "adamw": lambda: torch.optim.AdamW(parameters, **common, capturable=on_gpu),
+        "sgd": lambda: torch.optim.SGD(parameters, **common, momentum=0.9),
     }
     return kinds[config.optimizer]()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from core.augment import augment, draw
 from core.config import Augmentation
 from core.datasets import Splits
 from core.loss import vicreg_loss
-from core.train import Checkpoint, train
+from core.train import Checkpoint, Trained, train
 from tests.conftest import image_set, tiny_config
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -35,24 +36,47 @@ def test_the_loss_equals_float64s() -> None:
         torch.testing.assert_close(value.cpu().double(), wanted.double(), rtol=1e-4, atol=1e-5)
 
 
+def run(device: str = "cuda", **fields: Any) -> tuple[Trained, dict[int, Checkpoint]]:
+    """A tiny training, and the state after each epoch."""
+    splits = Splits(image_set(512), image_set(32, seed=1), image_set(128, seed=2))
+    config = tiny_config(**{"epochs": 3, "batch_size": 64} | fields)
+    kept: dict[int, Checkpoint] = {}
+
+    def keep(checkpoint: Checkpoint) -> None:
+        kept[checkpoint.epoch] = copy.deepcopy(checkpoint)  # its tensors are the live ones
+
+    return train(config, splits, device=device, deterministic=True, on_epoch=keep), kept
+
+
+def assert_equal(one: Trained, other: Trained) -> None:
+    for name, tensor in one.encoder.state_dict().items():
+        assert torch.equal(tensor, other.encoder.state_dict()[name]), name
+    assert [r["train/loss"] for r in one.history] == [r["train/loss"] for r in other.history]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("encoder", ["small", "resnet18"])
 def test_deterministic_runs_agree_and_resume_to_the_bit(encoder: str, precision: str) -> None:
     splits = Splits(image_set(512), image_set(32, seed=1), image_set(128, seed=2))
     config = tiny_config(encoder=encoder, precision=precision, epochs=3, batch_size=64)
-    kept: list[Checkpoint] = []
+    once, kept = run(encoder=encoder, precision=precision)
+    assert_equal(once, run(encoder=encoder, precision=precision)[0])
+    assert_equal(once, train(config, splits, device="cuda", deterministic=True, resume=kept[2]))
 
-    def keep(checkpoint: Checkpoint) -> None:
-        if checkpoint.epoch == 2:
-            kept.append(copy.deepcopy(checkpoint))  # its tensors are the live ones
 
-    once = train(config, splits, device="cuda", deterministic=True, on_epoch=keep)
-    again = train(config, splits, device="cuda", deterministic=True)
-    resumed = train(config, splits, device="cuda", deterministic=True, resume=kept[0])
-    for other in (again, resumed):
-        for name, tensor in once.encoder.state_dict().items():
-            assert torch.equal(tensor, other.encoder.state_dict()[name]), name
-        assert [r["train/loss"] for r in once.history] == [r["train/loss"] for r in other.history]
-    on_cpu = train(config, splits, device="cpu")
-    first = [run.history[0]["train/loss"] for run in (once, on_cpu)]
-    assert first[0] == pytest.approx(first[1], rel=2e-2)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("method", ["vicreg", "supervised"])
+def test_a_recorded_step_is_the_step(optimizer: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields: dict[str, Any] = {"optimizer": optimizer, "method": method, "schedule": "cosine", "warmup_epochs": 1}
+    recorded, _ = run(**fields)
+    monkeypatch.setattr("core.train.GraphedStep", lambda step: step)
+    assert_equal(recorded, run(**fields)[0])
+
+
+def test_a_cpus_run_is_much_the_same_and_goes_on_here() -> None:
+    (on_cpu, kept), (on_gpu, _) = run("cpu"), run()
+    assert on_gpu.history[0]["train/loss"] == pytest.approx(on_cpu.history[0]["train/loss"], rel=1e-2)
+    splits = Splits(image_set(512), image_set(32, seed=1), image_set(128, seed=2))
+    config = tiny_config(epochs=3, batch_size=64)
+    goes_on = train(config, splits, device="cuda", resume=kept[2])
+    assert goes_on.history[-1]["train/loss"] == pytest.approx(on_cpu.history[-1]["train/loss"], rel=1e-2)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import core.train as module
+from core.augment import Batch
 from core.augment import augment as _augment
 from core.config import TrialConfig
 from core.datasets import Splits
@@ -19,7 +20,7 @@ from core.errors import InputError, NonFiniteLossError
 from core.loss import LossTerms
 from core.models import build_encoder
 from core.objectives import Supervised, Vicreg
-from core.train import Checkpoint, Trained, learning_rate, train, untrained_encoder
+from core.train import Checkpoint, Trained, _Run, learning_rate, train, untrained_encoder
 from tests.conftest import image_set, tiny_config
 
 
@@ -252,10 +253,28 @@ def test_with_one_view_augmented_the_anchor_is_left_as_it_is(splits: Splits, mon
     draws = one._train.draws(16, 16, 0, "view", 1)
     assert draws is not None
     seen.clear()
-    views = one._train.views(indices, draws)
-    both = Vicreg(tiny_config(), splits, torch.device("cpu"), None)._train.views(indices, draws)
+    views = one._train.views(Batch(indices, draws))
+    both = Vicreg(tiny_config(), splits, torch.device("cpu"), None)._train.views(Batch(indices, draws))
     assert torch.equal(views[:16], torch.from_numpy(splits.train.images[:16]).float() / 255) and len(seen[0]) == 16
     assert torch.equal(views[16:], both[16:]), "the partner's view is that of an arm with both augmented"
+
+
+@pytest.mark.parametrize("fields", [{}, {"pairing": "random", "joint_forward": True}, {"method": "supervised"}], ids=str)
+def test_a_step_looks_at_its_batch_alone(splits: Splits, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU relies on: a step recorded once is fed the batches in one place, each copied over the one before."""
+    plain = train(tiny_config(**fields), splits)
+    take_step, place = _Run._take_step, list[Batch]()
+
+    def replayed(run: _Run, batch: Batch) -> torch.Tensor:
+        if not place:
+            place.append(batch.clone())
+        place[0].copy_(batch)
+        return take_step(run, place[0])
+
+    monkeypatch.setattr(_Run, "_take_step", replayed)
+    fed = train(tiny_config(**fields), splits)
+    assert len({tensor.data_ptr() for tensor in place[0]._tensors()}) == len(place[0]._tensors()) > 1
+    assert_same_bits(plain, fed)
 
 
 def test_neighbours_may_be_those_under_an_untrained_encoder(splits: Splits) -> None:
