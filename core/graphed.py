@@ -5,6 +5,7 @@ A step of ResNet-18 is some 1,400 kernels of a few microseconds each, which Pyth
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable
 
@@ -18,37 +19,38 @@ _WARM_UP = 3
 
 
 class GraphedStep:
-    """Calls a step on the GPU: the first times as it is, then as a graph that was recorded once.
+    """Takes steps on the GPU: the first as they are, the others as a graph that was recorded once."""
 
-    Args:
-        step: a batch -> a tensor of results. It must not wait for the GPU, and every batch has the same shapes.
-    """
-
-    def __init__(self, step: Callable[[Batch], Tensor]) -> None:
-        self._step = step
+    def __init__(self) -> None:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._warm = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """The step's results; the next call overwrites them."""
+    def __call__(self, step: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+        """The step's results; the next call overwrites them.
+
+        Args:
+            step: the same at every call. It must not wait for the GPU.
+            batch: of the same shapes at every call.
+        """
         if self._warm < _WARM_UP:
             self._warm += 1
-            return self._plain(batch)
+            return self._plain(step, batch)
         if self._graph is None:
             self._input = batch.clone()
             self._graph = torch.cuda.CUDAGraph()
+            gc.collect()  # a graph of an earlier run that is destroyed while this one is recorded would spoil it
             with torch.cuda.graph(self._graph, stream=self._stream):
-                self._output = self._step(self._input)
+                self._output = step(self._input)
         self._input.copy_(batch)
         self._graph.replay()
         return self._output
 
-    def _plain(self, batch: Batch) -> Tensor:
+    def _plain(self, step: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
-            output = self._step(batch)
+            output = step(batch)
         current.wait_stream(self._stream)
         return output

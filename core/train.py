@@ -141,7 +141,7 @@ class _Run:
         self.encoder = untrained_encoder(config, splits, device).to(memory_format=self._layout)
         self.projector = self.objective.top
         self.optimizer = _optimizer(config, [*self.encoder.parameters(), *self.projector.parameters()], self._device)
-        self._step = self._take_step if self._device.type == "cpu" else GraphedStep(self._take_step)
+        self._graphed = None if self._device.type == "cpu" else GraphedStep()
 
     def checkpoint(self, epoch: int, history: tuple[EpochRecord, ...]) -> Checkpoint:
         return Checkpoint(epoch, self.encoder.state_dict(), self.projector.state_dict(), self.optimizer.state_dict(), history)
@@ -177,7 +177,8 @@ class _Run:
                     group["lr"].fill_(rate)
                 else:
                     group["lr"] = rate
-            terms[step] = self._step(batches[size * step : size * (step + 1)])
+            batch = batches[size * step : size * (step + 1)]
+            terms[step] = self._take_step(batch) if self._graphed is None else self._graphed(self._take_step, batch)
             if self._device.type == "cpu" or step % _CHECK_EVERY == 0 or step == steps - 1:
                 _check_finite(terms[: step + 1, 0], epoch)
         means = terms.double().mean(dim=0).tolist()

@@ -60,7 +60,7 @@ def describe(trial: Trial, store: Store, took: dict[str, Any]) -> dict[str, Any]
 
 
 def run_all(plan: Plan, store: Store, storage: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All trials of a plan, each once what it waits for is done; a line for each as it ends."""
+    """All trials of a plan, each once what it waits for is trained; a line for each as it ends."""
     waiting = {key: trial for key, trial in plan.trials.items() if key in plan.wanted}
     running: dict[Future[dict[str, Any]], Trial] = {}
     rows: list[dict[str, Any]] = []
@@ -68,10 +68,10 @@ def run_all(plan: Plan, store: Store, storage: Path, options: argparse.Namespace
     with ProcessPoolExecutor(options.at_once, mp_context=context) as pool:
         while waiting or running:
             for key, trial in list(waiting.items()):
-                if all(store.is_done(plan.trials[k]) for k in plan.waits_for(trial)):
+                if all(store.is_trained(k) for k in plan.waits_for(trial)):
                     del waiting[key]
                     running[pool.submit(one_trial, trial, storage, options.gpu, options.deterministic)] = trial
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 rows.append(describe(running.pop(future), store, future.result()))
                 print(line(rows[-1]), flush=True)
     return rows

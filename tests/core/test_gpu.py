@@ -69,7 +69,7 @@ def test_deterministic_runs_agree_and_resume_to_the_bit(encoder: str, precision:
 def test_a_recorded_step_is_the_step(optimizer: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fields: dict[str, Any] = {"optimizer": optimizer, "method": method, "schedule": "cosine", "warmup_epochs": 1}
     recorded, _ = run(**fields)
-    monkeypatch.setattr("core.train.GraphedStep", lambda step: step)
+    monkeypatch.setattr("core.train.GraphedStep", lambda: lambda step, batch: step(batch))
     assert_equal(recorded, run(**fields)[0])
 
 
