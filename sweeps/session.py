@@ -48,8 +48,11 @@ class Session:
         if self._tracker is None:
             job = self._job
             job.options.storage.mkdir(parents=True, exist_ok=True)
-            self._tracker = tracking.Tracker(job.uri, job.options.storage, job.plan, job.store, command())
+            self._tracker = tracking.Tracker(job.uri, job.options.storage, job.plan, job.store, command(), self._say)
         return self._tracker
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     @property
     def ran(self) -> bool:

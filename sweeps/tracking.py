@@ -2,7 +2,7 @@
 
 A sweep is one parent run, and each of its trials is one child, found again by its tags ``sweep`` and ``trial_key`` however
 often the sweep is continued. Every point carries the time at which it was stored, and what a child already holds is not said
-again, so saying everything twice changes nothing.
+again, so saying everything twice changes nothing. A server that is away for a while is told later.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import LOSS_CONVENTION, digest
+from core.errors import InputError
 from core.files import locked, remove_scratch, scratch_folder, whole_file
 from core.models import IMAGE_SIZE, build_encoder, portable
-from sweeps import charts
+from sweeps import charts, tracking_uri
 from sweeps.origin import git_commit
 from sweeps.plan import Plan, Trial
 from sweeps.store import Store, TrialRecord
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _BATCH = 1000  # metrics a call, MLflow's limit
+#: At the end of a sweep a server that is away is waited for so long, in seconds; while trials run, for ever.
+PATIENCE = 120.0
+_PAUSE = 2.0  # seconds between two questions for its health
+_ATTEMPTS = 5  # of saying one thing to a server that answers when it is asked for its health
 #: Raised when a finished child gets something that older ones lack; they then get it too.
 _CHILD = 2
 #: What an epoch's record holds beside its metrics.
@@ -60,7 +66,18 @@ def _found(run: Any) -> _Child:
 class Tracker:
     """A listener that keeps MLflow's runs in step with the store."""
 
-    def __init__(self, uri: str, storage: Path, plan: Plan, store: Store, command: str) -> None:
+    def __init__(
+        self, uri: str, storage: Path, plan: Plan, store: Store, command: str, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Args:
+        uri: MLflow's database or server.
+        storage: the sweep's storage.
+        plan: the sweep.
+        store: where trials are.
+        command: the command line.
+        say: told when a server goes away, and when it is back.
+        """
+        self._say, self._closing = say, 0.0
         self._uri, self._storage, self._plan, self._store, self._command = uri, storage, plan, store, command
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._children: dict[str, _Child] = {}
@@ -122,6 +139,7 @@ class Tracker:
             artifacts: files for the parent run.
             summary: the parent run's description, in Markdown.
         """
+        self._closing = time.monotonic()
         self._queue.put(lambda: self._close(status, metrics, moment, artifacts, summary))
         self._queue.put(None)
         self._thread.join()
@@ -130,16 +148,46 @@ class Tracker:
 
     def _work(self) -> None:
         while (task := self._queue.get()) is not None:
-            if self.problem is not None:
-                continue  # the store holds everything; the next run of the same command says it
+            if self.problem is None:  # else the store holds everything, and the next run of the same command says it
+                self._do(task)
+
+    def _do(self, task: Callable[[], None]) -> None:
+        """Says something, again where the server went away meanwhile: it may have heard it, which changes nothing."""
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
                 task()
             except Exception as error:  # a tracking server may fail in any way, and must not take the sweep with it
-                self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            else:
+                return
+            if not self._uri.startswith("http") or attempt == _ATTEMPTS or not self._wait_for_server():
+                self.problem = problem
+                return
+            time.sleep(_PAUSE)  # one that has just come back may not do all yet
+
+    def _wait_for_server(self) -> bool:
+        """Whether the server answers, at once or later; not if it is still away PATIENCE after nothing else is to be done."""
+        began = time.monotonic()
+        said = False
+        while True:
+            try:
+                tracking_uri.check(self._uri)
+            except InputError as error:
+                if not said:
+                    self._say(f"MLflow is away, and is told later: {error}")
+                    said = True
+            else:
+                if said:
+                    self._say(f"MLflow is back after {time.monotonic() - began:.0f} s")
+                return True
+            if self._closing and time.monotonic() - max(began, self._closing) > PATIENCE:
+                return False
+            time.sleep(_PAUSE)
 
     def _open(self) -> None:
         # Without these, MLflow's client retries a dead server for over a minute, and reports its own use over the network.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
