@@ -1,8 +1,14 @@
-"""Files that are whole or absent: written under another name in the same folder, then renamed into place."""
+"""Files that are whole or absent: written under another name in the same folder, then renamed into place.
+
+Paths may also be a URL's (``s3://...``, by universal_pathlib, whose objects behave like :class:`pathlib.Path` but are none).
+There an upload makes a file whole or not at all, and there are no locks: what two processes make at once is made twice and
+published once.
+"""
 
 from __future__ import annotations
 
 import glob
+import io
 import json
 import os
 import shutil
@@ -12,12 +18,24 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+T = TypeVar("T")
 _LOCK = "lock"  # in a scratch folder, held as long as its process lives
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path is a URL's and not one of the file system."""
+    return not isinstance(path, os.PathLike)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it; behind a URL folders need no making."""
+    if not is_remote(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -28,6 +46,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     when the block has ended, so that nothing told later (to MLflow, say) knows more than the disk. What processes
     that died half-way left of the same file vanishes, too.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as local_folder:
+            local = Path(local_folder) / path.name
+            yield local
+            _upload(local, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         _remove_abandoned(left, left)
@@ -56,10 +80,13 @@ def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[No
         on_wait: called once where another process has to be waited for.
 
     A lock of the operating system (flock): it is free at once when its process dies, however that dies. Where the file system
-    knows no locks, nothing is locked; files are whole all the same, and at worst something is made twice.
+    knows no locks, and behind a URL, nothing is locked; files are whole all the same, and at worst something is made twice.
     """
     import fcntl
 
+    if is_remote(path):
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
@@ -76,8 +103,11 @@ def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[No
 
 @contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Yields a new folder that vanishes when the block ends; where its process dies, :func:`remove_scratch` removes it."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    """Yields a new folder that vanishes when the block ends; where its process dies, :func:`remove_scratch` removes it.
+
+    Below ``parent``, or among this machine's temporary files where that is a URL's.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=None if is_remote(parent) else parent))
     try:
         with locked(folder / _LOCK):
             yield folder
@@ -87,7 +117,7 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 def remove_scratch(parent: Path, prefix: str) -> None:
     """Removes the scratch folders of processes that died."""
-    for left in parent.glob(f"{prefix}*"):
+    for left in (Path(tempfile.gettempdir()) if is_remote(parent) else parent).glob(f"{prefix}*"):
         _remove_abandoned(left, left / _LOCK)
 
 
@@ -111,10 +141,7 @@ def save_json(path: Path, content: Any) -> None:
 
 def load_json(path: Path) -> Any | None:
     """The parsed file; None where there is none, or none that can be read (it is then made anew)."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
+    return _parsed(path, lambda file: json.loads(file.read_bytes() if isinstance(file, Path) else file.getvalue()))
 
 
 def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -126,8 +153,46 @@ def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
     """The arrays of an ``.npz``; None where there is none, or none that can be read (it is then made anew)."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
+
+    def arrays(file: Path | io.BytesIO) -> dict[str, NDArray[Any]]:
+        with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+
+    return _parsed(path, arrays)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[Path | io.BytesIO]:
+    """Yields what ``torch.load`` and ``np.load`` read a file from: its path, or the content of a URL's."""
+    yield io.BytesIO(path.read_bytes()) if is_remote(path) else path
+
+
+@contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """Yields a file of this machine with the same name and content: the file itself, or a copy of a URL's."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / path.name
+        local.write_bytes(path.read_bytes())
+        yield local
+
+
+def _parsed(path: Path, parse: Callable[[Path | io.BytesIO], T]) -> T | None:
+    """What a file says; None where it is not there or damaged. A store behind a URL that cannot be reached raises."""
+    try:
+        with readable(path) as file:
+            return parse(file)
+    except FileNotFoundError:
         return None
+    except OSError:
+        if is_remote(path):
+            raise
+        return None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _upload(local: Path, to: Any) -> None:
+    to.fs.put_file(str(local), to.path)

@@ -21,6 +21,7 @@ from sweeps.grid import Fields, Grid, list_grids, load_grid, parse_settings
 from sweeps.hardware import cpu_flags, gpus_of_this_machine
 from sweeps.inference import ANYTIME, FIXED, SeedTest
 from sweeps.plan import Plan, make_plan
+from sweeps.storage import check_folder
 from sweeps.store import Store
 
 T = TypeVar("T")
@@ -96,11 +97,11 @@ def prepare(options: argparse.Namespace) -> Job:
     budget = collect(lambda: _budget(options), None)
     if grid is not None:
         grid = collect(partial(_search_options, grid, options, seeds), grid)
-    uri = options.tracking_uri or tracking_uri.default_uri(options.storage)
+    uri = collect(lambda: options.tracking_uri or tracking_uri.default_uri(options.storage), "")
     if not options.dry_run:
-        collect(lambda: tracking_uri.check(uri), None)
-        collect(lambda: _check_folder("--storage", options.storage), None)
-    collect(lambda: _check_folder("--data", options.data), None)
+        collect(lambda: tracking_uri.check(uri) if uri else None, None)
+        collect(lambda: check_folder("--storage", options.storage), None)
+    collect(lambda: check_folder("--data", options.data), None)
     if options.profile not in ("auto", *PROFILES):
         faults.append(f"--profile {options.profile}: choose from auto, {', '.join(PROFILES)}")
     if address and options.profile == "auto":
@@ -110,7 +111,7 @@ def prepare(options: argparse.Namespace) -> Job:
     if grid is None or (faults and options.profile not in ("auto", *PROFILES)):
         raise InputError(faults)
 
-    gpus = int(_cluster_gpus(address)) if address and not faults else gpus_of_this_machine()
+    gpus = _cluster_gpus(address) if address and not faults else gpus_of_this_machine()
     profile, introduction = _choose_profile(options.profile, gpus)
     if options.gpus_per_trial and options.gpus_per_trial > max(gpus, 0):
         faults.append(f"--gpus-per-trial {options.gpus_per_trial}: Ray sees {gpus} GPU(s), a trial would wait for ever")
@@ -244,17 +245,11 @@ def _sweep_file(storage: Path, sweep: str) -> dict[str, Any]:
     return dict(load_json(storage / "sweeps" / sweep / "sweep.json") or {})
 
 
-def _check_folder(flag: str, path: Path) -> None:
-    existing = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"{flag} {path}: {existing} is no folder that can be written to")
+def _cluster_gpus(address: str) -> int:
+    from sweeps import cluster
 
-
-def _cluster_gpus(address: str) -> float:
-    from sweeps import scheduler
-
-    scheduler.connect(address)
-    return scheduler.total("GPU")
+    cluster.connect(address)
+    return cluster.gpus()
 
 
 def _choose_profile(wanted: str, gpus: int) -> tuple[str, str]:

@@ -34,6 +34,7 @@ from sweeps.grid import list_grids
 from sweeps.job import Job, prepare
 from sweeps.origin import command
 from sweeps.session import Session
+from sweeps.storage import storage_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--report-only", action="store_true", help="make table and MLflow runs from what is done; train nothing"
     )
-    parser.add_argument("--storage", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--storage", type=storage_path, default=Path("results"), metavar="DIR|URL",
+                        help="where results go: a folder, or s3://... or gs://...; default: %(default)s")  # fmt: skip
     parser.add_argument("--data", type=Path, default=_default_data_dir(), metavar="DIR",
                         help="where data sets are, or are downloaded to; default: %(default)s")  # fmt: skip
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's database or server; default: sqlite in the storage")

@@ -7,20 +7,21 @@ store, not in Tune's own state: a killed sweep is continued from the store.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
+import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from core.errors import InputError
-from sweeps import interrupts
+from core.files import is_remote
+from sweeps import cluster
 from sweeps.events import Listener
-from sweeps.images import Images
 from sweeps.plan import Plan, Trial
 from sweeps.store import Store, TrialRecord
 from sweeps.trial import Rungs, run_trial
@@ -40,6 +41,7 @@ from ray.tune.search import Searcher
 _KEY = "trial_key"
 #: So often a trial whose worker died (killed, out of memory, its node lost) goes on elsewhere from its last epoch.
 MAX_DEATHS = 3
+_SLOT_SECONDS = 5.0  # for which the number of slots is taken for granted
 
 
 class Source(Protocol):
@@ -69,9 +71,9 @@ class Progression:
         store: Store,
         listeners: Sequence[Listener],
         source: Source | None = None,
-        slots: int = 1,
+        slots: Callable[[], int] = lambda: 1,
     ) -> None:
-        """Args as :func:`run` takes them; of a source no more trials are asked for than there are slots."""
+        """Args as :func:`run` takes them; of a source no more trials are asked for than there are slots at the time."""
         self._plan, self._store, self._listeners = plan, store, listeners
         self._source, self._slots = source, slots
         self._waiting = list(open_keys)
@@ -104,10 +106,13 @@ class Progression:
     def take(self) -> Trial | None:
         """The next trial whose needs are met, in the plan's order, else one that the source adds; None if all waits."""
         trial = self._ready()
-        free = len(self._running) < self._slots and len(self._waiting) < self._slots
-        if trial is None and self._source is not None and free and self._ask():
+        if trial is None and self._source is not None and self._is_free() and self._ask():
             trial = self._ready()
         return trial
+
+    def _is_free(self) -> bool:
+        slots = self._slots()
+        return len(self._running) < slots and len(self._waiting) < slots
 
     def _ask(self) -> bool:
         """Adds what the source wants tried next; whether there was anything."""
@@ -292,62 +297,6 @@ def _deaths_for_memory_counted() -> Iterator[None]:
         RayActorManager._actor_task_failed = known
 
 
-def connect(address: str | None) -> None:
-    """Starts Ray on this machine, or joins the cluster at ``address``.
-
-    Raises:
-        InputError: if there is no cluster at the address.
-    """
-    if ray.is_initialized():
-        return
-    if address is None:
-        with interrupts.deferred():
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        return
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"--address {address}: no Ray cluster answers there ({reason})") from None
-
-
-def disconnect() -> None:
-    """Ends what :func:`connect` started; a cluster that was joined lives on. To be called when no other thread is left.
-
-    A thread whose garbage collection meets a reference of Ray's while Ray shuts down ends the whole process with code 1
-    ("accesses the Ray's worker after it is shutdown"): so references go first, and other threads have ended.
-    """
-    gc.collect()
-    ray.shutdown()
-
-
-def total(resource: str) -> float:
-    """How much of a resource (``CPU``, ``GPU``) the connected cluster has."""
-    return float(ray.cluster_resources().get(resource, 0))
-
-
-def slots(plan: Plan, gpus_per_trial: float) -> int:
-    """How many trials run at once on the connected cluster."""
-    if gpus_per_trial:
-        return max(1, int(total("GPU") / gpus_per_trial))
-    return max(1, int(total("CPU") // _threads(plan)))
-
-
-def _threads(plan: Plan) -> int:
-    return min(max(trial.config.threads for trial in plan.trials.values()), max(1, int(total("CPU"))))
-
-
-def share(images: Images) -> Any:
-    """Puts the images into the connected cluster's object store; returns the reference."""
-    return ray.put(images)
-
-
-def shared(reference: Any) -> Images:
-    """The images behind what :func:`share` returned, read-only and without a copy, as long as Ray is there."""
-    images: Images = ray.get(reference)
-    return images
-
-
 def run(
     plan: Plan,
     open_keys: Sequence[str],
@@ -365,8 +314,8 @@ def run(
     Args:
         plan: the plan.
         open_keys: keys of the trials to run, in order.
-        images: what :func:`share` returned.
-        storage: where trials are kept; every worker sees this path.
+        images: what :func:`sweeps.cluster.share` returned.
+        storage: where trials are kept; every node shares it.
         gpus_per_trial: share of a GPU for each trial; 0: CPUs only, as many as the trial has threads.
         deterministic: see :func:`run_trial`.
         listeners: told what happens.
@@ -376,11 +325,13 @@ def run(
     Returns:
         The trials that were skipped, and why; and whether the running was cut short.
     """
-    progression = Progression(plan, open_keys, Store(storage), listeners, source, slots(plan, gpus_per_trial))
+    progression = Progression(plan, open_keys, Store(storage), listeners, source, _slots(plan, gpus_per_trial))
 
     def trainable(config: dict[str, Any]) -> None:
         trial: Trial = config["trial"]
         try:
+            if not is_remote(storage) and not scratch.is_dir():  # a node that came later than all were asked
+                raise InputError(f"{platform.node()} does not share the storage {storage}")
             run_trial(
                 trial,
                 ray.get(images),
@@ -403,7 +354,7 @@ def run(
 
     # Its tracebacks of workers that died: progress says so, in a line.
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
-    resources = {"CPU": 1.0, "GPU": gpus_per_trial} if gpus_per_trial else {"CPU": float(_threads(plan))}
+    resources = cluster.resources(plan, gpus_per_trial)
     with Store(storage).scratch() as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),
@@ -425,6 +376,18 @@ def run(
         with _deaths_for_memory_counted():
             tuner.fit()
     return progression.skipped, progression.cut_short
+
+
+def _slots(plan: Plan, gpus_per_trial: float) -> Callable[[], int]:
+    """Slots of the nodes that are there, which may come and go, and one more for an autoscaler to see."""
+    known = [0, 0.0]
+
+    def count() -> int:
+        if time.monotonic() - known[1] > _SLOT_SECONDS:
+            known[:] = [cluster.slots(plan, gpus_per_trial) + cluster.scales(), time.monotonic()]
+        return int(known[0])
+
+    return count
 
 
 def _name(trial: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from core.errors import InputError
+from core.files import make_folder
 from sweeps import cost, tracking
 from sweeps.images import Images, load_images
 from sweeps.job import Job
@@ -47,7 +47,7 @@ class Session:
         """MLflow, from the first need on."""
         if self._tracker is None:
             job = self._job
-            job.options.storage.mkdir(parents=True, exist_ok=True)
+            make_folder(job.options.storage)
             self._tracker = tracking.Tracker(job.uri, job.options.storage, job.plan, job.store, command(), self._say)
         return self._tracker
 
@@ -69,19 +69,19 @@ class Session:
         """The images of the trials that were to run; None where none were, or after an interruption."""
         if self._images is None or self.outcome.interrupted:
             return None
-        from sweeps import scheduler
+        from sweeps import cluster
 
-        return scheduler.shared(self._images)
+        return cluster.shared(self._images)
 
     def slots(self, plan: Plan) -> int:
         """How many trials run at once."""
-        from sweeps import scheduler
+        from sweeps import cluster
 
         self._start(plan)
-        return scheduler.slots(plan, self._job.gpus_per_trial)
+        return cluster.slots(plan, self._job.gpus_per_trial)
 
     def _start(self, plan: Plan) -> None:
-        from sweeps import scheduler
+        from sweeps import cluster
 
         if self._images is not None:
             return
@@ -95,9 +95,15 @@ class Session:
                 f"validation_anomaly_auc: {headline} has no images for validation (a folder needs train/ and test/, each "
                 "with class folders)"
             )
+        address = cluster.address_of(options)
+        if address is not None:  # whose nodes may be at fault: nothing is written before they are asked, but markers
+            cluster.connect(address)
+            make_folder(options.storage)
+            if note := cluster.check(plan, self._job.gpus_per_trial, options.storage.resolve()):
+                self._console.print(note, highlight=False, soft_wrap=True)
         _ = self.tracker  # creates its tables while Ray starts
-        scheduler.connect(options.address or os.environ.get("RAY_ADDRESS"))
-        self._images = scheduler.share(images)
+        cluster.connect(address)
+        self._images = cluster.share(images)
 
     def _to_load(self, plan: Plan) -> list[Trial]:
         wanted = [plan.trials[key] for key in plan.trials if key in plan.wanted]
@@ -124,12 +130,12 @@ class Session:
         undrawn = [key for key in done if draw and not store.is_drawn(plan.trials[key])]
         if not open_keys and not undrawn and source is None:
             return
-        from sweeps import scheduler
+        from sweeps import cluster, scheduler
         from sweeps.drawing import Drawings
 
         try:
             self._start(plan)
-            slots = scheduler.slots(plan, job.gpus_per_trial)
+            slots = cluster.slots(plan, job.gpus_per_trial)
             estimate = cost.estimate(plan, store, done, gpu=job.gpus_per_trial > 0)
             trained = sum(store.is_trained(key) for key in open_keys)
             self._console.print(
@@ -169,10 +175,10 @@ class Session:
     def close(self) -> None:
         """Ends Ray; the tracker is closed before."""
         if self._images is not None:
-            from sweeps import scheduler
+            from sweeps import cluster
 
             self._images = None
-            scheduler.disconnect()
+            cluster.disconnect()
 
 
 class _Meter:

@@ -33,7 +33,8 @@ from evaluation.details import DETAILS
 from evaluation.evaluate import NOT_DEFINED
 from sweeps.plan import Trial
 
-_SCRATCH = "tune-"
+_SCRATCH = "tune-"  # prefix of folders in the storage, or of temporary ones beside a URL
+_FOLDER = {"detail": "details", "figure": "figures"}
 _SUFFIX = {"detail": "npz", "figure": "png"}
 
 
@@ -181,17 +182,24 @@ class Store:
 
     def _absent(self, key: str, ids: Mapping[str, str]) -> dict[str, str]:
         known = self.results(key)
+        there = {path for kind in {id_.split(":")[0] for id_ in ids.values()} for path in self._files(key, kind)}
         return {
             name: id_
             for name, id_ in ids.items()
             if (result := known.get(id_)) is None
             or result.again
-            or (result.value is not None and not self._file(key, id_).is_file())
+            or (result.value is not None and self._file(key, id_) not in there)
         }
+
+    def _files(self, key: str, kind: str) -> list[Path]:
+        """A trial's details or figures, by one look at the folder: behind a URL a question for each would take seconds."""
+        with suppress(FileNotFoundError):
+            return list((self.folder(key) / _FOLDER[kind]).iterdir())
+        return []
 
     def _file(self, key: str, id_: str) -> Path:
         kind, name = id_.split(":", 1)
-        return self.folder(key) / {"detail": "details", "figure": "figures"}[kind] / f"{name}.{_SUFFIX[kind]}"
+        return self.folder(key) / _FOLDER[kind] / f"{name}.{_SUFFIX[kind]}"
 
     def _save_file(self, key: str, id_: str, content: Mapping[str, NDArray[Any]] | bytes | None) -> Result:
         """Keeps a detail's arrays or a figure's bytes; returns the result to be saved once all files are there."""
@@ -220,7 +228,8 @@ class Store:
     def figures(self, trial: Trial) -> dict[str, Path]:
         """A trial's figures, by name."""
         files = {name: self._file(trial.key, id_) for name, id_ in trial.figure_ids.items()}
-        return {name: path for name, path in files.items() if path.is_file()}
+        there = set(self._files(trial.key, "figure"))
+        return {name: path for name, path in files.items() if path in there}
 
     def problems(self, trial: Trial) -> dict[str, str]:
         """Details and figures that are not defined for a trial, and why."""

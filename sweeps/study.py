@@ -6,6 +6,7 @@ before it runs; a driver that comes later runs what one before it left half done
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.config import digest
-from core.files import locked
+from core.files import is_remote, locked, make_folder, whole_file
 from sweeps.space import Range, Search, dominates, searchable
 
 if TYPE_CHECKING:
@@ -57,18 +58,15 @@ class Study:
     def __init__(self, path: Path, search: Search, seed: int, *, epochs: int = 1) -> None:
         """Opens or begins the study at ``path``, of trials of so many epochs (for early stopping)."""
         import optuna
-        from optuna.storages.journal import JournalFileBackend, JournalStorage
+        from optuna.storages.journal import JournalStorage
 
         optuna.logging.set_verbosity(logging.WARNING)
         self._search = search
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _Flock(path.with_suffix(".lock"))
-        with lock.held():
-            _mend(path)
+        backend: Any = _RemoteJournal(path) if is_remote(path) else _journal(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of features that Optuna calls experimental
             self._study = optuna.create_study(
-                storage=JournalStorage(JournalFileBackend(str(path), lock_obj=lock)),  # type: ignore[arg-type]
+                storage=JournalStorage(backend),
                 study_name="search",
                 directions=[searchable()[name] for name in search.objectives],
                 load_if_exists=True,
@@ -231,6 +229,33 @@ def _point(trial: Any) -> Point:
 
 def _value(objective: int, trial: Any) -> float:
     return float(trial.values[objective])
+
+
+def _journal(path: Path) -> Any:
+    """Optuna's journal in a file, one driver at a time."""
+    from optuna.storages.journal import JournalFileBackend
+
+    make_folder(path.parent)
+    lock = _Flock(path.with_suffix(".lock"))
+    with lock.held():
+        _mend(path)
+    return JournalFileBackend(str(path), lock_obj=lock)  # type: ignore[arg-type]
+
+
+class _RemoteJournal:
+    """Optuna's journal behind a URL, where nothing can be appended to or locked: one driver alone, the whole file each time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines = path.read_text().splitlines() if path.is_file() else []
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._lines[log_number_from:]]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self._lines += [json.dumps(log, separators=(",", ":")) for log in logs]
+        with whole_file(self._path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in self._lines))
 
 
 def _mend(path: Path) -> None:

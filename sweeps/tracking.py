@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import LOSS_CONVENTION, digest
 from core.errors import InputError
-from core.files import locked, remove_scratch, scratch_folder, whole_file
+from core.files import local_copy, locked, readable, remove_scratch, scratch_folder, whole_file
 from core.models import IMAGE_SIZE, build_encoder, portable
 from sweeps import charts, tracking_uri
 from sweeps.origin import git_commit
@@ -345,8 +345,9 @@ class Tracker:
             tags["problems"] = json.dumps(dict(record.problems))[:5000]
         if record.status == "done":
             for name in ("config.json",) if trial.choosing else ("config.json", "encoder.pt"):
-                if (self._store.folder(trial.key) / name).is_file():
-                    self._client.log_artifact(child.run_id, str(self._store.folder(trial.key) / name))
+                file = self._store.folder(trial.key) / name
+                if file.is_file():
+                    self._log_artifact(child.run_id, file)
             self._log_data(child, trial)
             if trial.config.has_encoder and not trial.choosing:
                 with self._turn():
@@ -410,7 +411,8 @@ class Tracker:
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        weights = torch.load(self._store.folder(trial.key) / "encoder.pt", map_location="cpu", weights_only=True)
+        with readable(self._store.folder(trial.key) / "encoder.pt") as file:
+            weights = torch.load(file, map_location="cpu", weights_only=True)
         config = trial.config
         encoder = build_encoder(config.encoder, config.representation_dim, config.seed, torch.zeros(3), torch.ones(3))
         encoder.load_state_dict(weights)
@@ -454,9 +456,13 @@ class Tracker:
                 plain = re.sub(r"[^-.A-Za-z0-9]", "_", name)
                 # Other names may come to the same plain one.
                 unlike = "" if plain == name.replace("/", "_", 1) else f"-{digest(name)[:6]}"
-                shutil.copyfile(path, Path(scratch) / f"{plain}{unlike}.png")
+                (Path(scratch) / f"{plain}{unlike}.png").write_bytes(path.read_bytes())
             self._client.log_artifacts(child.run_id, scratch, "figures")
         self._tag(child, {"figures": said})
+
+    def _log_artifact(self, run_id: str, path: Path) -> None:
+        with local_copy(path) as file:
+            self._client.log_artifact(run_id, str(file))
 
     def _close(self, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path], summary: str) -> None:
         parent = _Child(self._parent, "RUNNING", {}, frozenset())
@@ -467,7 +473,7 @@ class Tracker:
             self._log(parent, [(name, value, int(moment * 1000), step) for name, value in metrics.items()])
             self._client.set_tag(self._parent, "said", said)
         for path in artifacts:
-            self._client.log_artifact(self._parent, str(path))
+            self._log_artifact(self._parent, path)
         if summary:
             self._client.set_tag(self._parent, "mlflow.note.content", summary)
         self._client.set_terminated(self._parent, status=status)

@@ -15,12 +15,21 @@ import urllib.request
 from pathlib import Path
 
 from core.errors import InputError
+from core.files import is_remote
 
 _HEALTH_SECONDS = 5.0
 
 
 def default_uri(storage: Path) -> str:
-    """A SQLite file in the storage."""
+    """A SQLite file in the storage.
+
+    Raises:
+        InputError: if the storage is a URL, where no database can lie.
+    """
+    if is_remote(storage):
+        raise InputError(
+            f"--tracking-uri: it is missing; no database can lie in {storage}, so name an MLflow server (http://...)"
+        )
     return f"sqlite:///{(storage / 'mlflow.db').resolve()}"
 
 

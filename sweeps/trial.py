@@ -17,7 +17,7 @@ from torch import nn
 from core.config import TrialConfig
 from core.datasets import ImageSet, Splits
 from core.embed import Features, embed
-from core.files import load_arrays, save_arrays, whole_file
+from core.files import load_arrays, readable, save_arrays, whole_file
 from core.pairing import PairStatistics
 from core.threads import compute_settings
 from core.train import Checkpoint, Trained, train, untrained_encoder
@@ -93,7 +93,8 @@ def run_trial(
 def load_encoder(store: Store, key: str, config: TrialConfig, splits: Splits, device: torch.device) -> nn.Sequential:
     """The encoder of a trained trial, in eval mode."""
     encoder = untrained_encoder(config, splits, device)
-    encoder.load_state_dict(torch.load(store.folder(key) / "encoder.pt", map_location=device, weights_only=True))
+    with readable(store.folder(key) / "encoder.pt") as file:
+        encoder.load_state_dict(torch.load(file, map_location=device, weights_only=True))
     return encoder.eval()
 
 
@@ -236,7 +237,8 @@ def _load_checkpoint(path: Path, device: torch.device) -> tuple[Checkpoint, int]
     """A checkpoint, and how many of its epochs were trained for another trial."""
     if not path.is_file():
         return None
-    content = torch.load(path, map_location=device, weights_only=True)
+    with readable(path) as file:
+        content = torch.load(file, map_location=device, weights_only=True)
     inherited = content.pop("inherited")
     return Checkpoint(**content | {"history": tuple(content["history"])}), inherited
 

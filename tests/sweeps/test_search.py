@@ -217,7 +217,7 @@ def progression(tmp_path: Path, names: list[str]) -> tuple[Progression, FakeSour
     plan = tiny_plan(tmp_path, {"a": {"mu": 1}, "b": {"mu": 2}, "n": {"pairing": "neighbors"}})
     base = replace(plan, trials={arm(plan, "base").key: arm(plan, "base")}, wanted=frozenset([arm(plan, "base").key]))
     source = FakeSource(plan, names)
-    return Progression(base, list(base.trials), Store(tmp_path), [], source, slots=1), source, plan
+    return Progression(base, list(base.trials), Store(tmp_path), [], source, slots=lambda: 1), source, plan
 
 
 def test_points_follow_one_another_and_no_more_than_there_are_slots(tmp_path: Path) -> None:
