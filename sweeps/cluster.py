@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.experimental.internal_kv import _internal_kv_get
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from core.errors import InputError
 from sweeps import interrupts, storage
 from sweeps.images import Images
 from sweeps.plan import Plan
-
-if os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / ".ray" / "auth_token").is_file():
-    # `ray start` asks for the token by default, and a driver that is given an address does not offer it by itself.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-import ray
-from ray.experimental.internal_kv import _internal_kv_get
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _ANSWER_SECONDS = 120.0  # for a node's first worker process to start, which imports torch
 _CODE = ("core", "evaluation", "sweeps")
@@ -58,6 +55,7 @@ def connect(address: str | None) -> None:
         with interrupts.deferred():
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         return
+    _offer_token()
     root = Path(__file__).parents[1]
     # A job's nodes have the working directory that was submitted with it.
     environment = None if is_job() else {"py_modules": [str(root / name) for name in _CODE]}
@@ -66,6 +64,16 @@ def connect(address: str | None) -> None:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--address {address}: no Ray cluster answers there ({reason})") from None
+
+
+def _offer_token() -> None:
+    """Has this driver offer the cluster's token where it has one: Ray (2.60) does so by itself only for the address "auto"."""
+    try:
+        from ray._private.authentication import authentication_token_setup as token
+    except ImportError:  # before Ray 2.52 there were none
+        return
+    logging.getLogger(token.__name__).setLevel(logging.ERROR)
+    token.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def disconnect() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.config import TrialConfig, make_config
 from core.datasets import ImageSet, Splits
@@ -49,6 +50,17 @@ def image_set(n: int, classes: int = 4, seed: int = 0) -> ImageSet:
     colour = np.random.RandomState(99).randint(40, 216, (classes, 3, 1, 1))
     images = (colour[labels] + draw.normal(0, 40, (n, 3, 32, 32))).clip(0, 255).astype(np.uint8)
     return ImageSet(images, labels.astype(np.int64), tuple("abcdefghij"[:classes]))
+
+
+def image_folder(root: Path, train: int = 400, test: int = 100) -> Path:
+    """The images of :func:`image_set` as PNG files in class folders."""
+    for split, n in (("train", train), ("test", test)):
+        images = image_set(n, seed=n)
+        for i, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
+            folder = root / split / images.class_names[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i}.png")
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from sweeps.store import Store
-from tests.conftest import TINY, image_set
+from tests.conftest import TINY, image_folder
 
 ROOT = Path(__file__).parents[2]
 BASE = {**TINY, "train_subset": 200, "batch_size": 32, "epochs": 2}
@@ -30,12 +30,7 @@ FEW = "folder:few"
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where commands run, with their data and the images of FEW."""
     root = tmp_path_factory.mktemp("data")
-    for split, n in (("train", 400), ("test", 100)):
-        images = image_set(n, seed=n)
-        for i, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
-            folder = root / "few" / split / images.class_names[label]
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i}.png")
+    image_folder(root / "few")
     return root
 
 

@@ -1,7 +1,7 @@
 """On the path of every process of a command that :mod:`tests.chaos.kills` starts: writes down what each of them begins.
 
-A line of JSON to the file that CHAOS_AUDIT names: the trial taken, the figures drawn, the epoch trained. Product code is left
-as it is; its functions are wrapped when their modules are imported.
+A line of JSON to the file that CHAOS_AUDIT names: the trial taken, the figures drawn, the epoch trained, the process and its
+parent, which is its node's raylet. Product code is left as it is; its functions are wrapped when their modules are imported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _taken = [""]  # the key of the trial that this process works on
 
 
 def _write(what: str, epoch: int = 0) -> None:
-    line = json.dumps({"time": time.time(), "pid": os.getpid(), "what": what, "trial": _taken[0], "epoch": epoch}) + "\n"
+    about = {"pid": os.getpid(), "parent": os.getppid(), "what": what, "trial": _taken[0], "epoch": epoch}
+    line = json.dumps({"time": time.time(), **about}) + "\n"
     descriptor = os.open(str(_FILE), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     os.write(descriptor, line.encode())
     os.close(descriptor)

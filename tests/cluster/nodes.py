@@ -1,0 +1,149 @@
+"""A cluster of separate Ray processes on this machine: a head and nodes with raylets, ports and object stores of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+_BIN = Path(sys.executable).parent
+_READY = 120.0  # seconds for a node to start
+_STORE = 150_000_000  # bytes of each object store
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Nodes:
+    """The cluster, for the length of a ``with`` block."""
+
+    def __init__(self, folder: Path, *, head: Sequence[str] = ("--num-cpus=0",), environment: Mapping[str, str] = {}) -> None:
+        """Args:
+        folder: for logs.
+        head: further arguments of the head's ``ray start``.
+        environment: of all its processes.
+        """
+        self._folder, self._head = folder, list(head)
+        self.environment = {
+            **os.environ, **environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex,
+            "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1",
+        }  # fmt: skip
+        self.environment.pop("PYTHONPATH", None)
+        self._temp = Path(f"/tmp/r{uuid.uuid4().hex[:8]}")  # sockets' paths must be short
+        self._port, self.dashboard = free_port(), free_port()
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def address(self) -> str:
+        """The GCS's."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def api(self) -> str:
+        """Where jobs are submitted to."""
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    def __enter__(self) -> Self:
+        self._start(["--head", f"--port={self._port}", f"--dashboard-port={self.dashboard}", "--dashboard-host=127.0.0.1",
+                     f"--temp-dir={self._temp}", *self._head])  # fmt: skip
+        self._wait(1)
+        return self
+
+    def add(self, *arguments: str, wrap: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Starts another node, by default of one CPU, and waits until it is there.
+
+        Args:
+            arguments: of its ``ray start``.
+            wrap: a command to run it under.
+        """
+        before = self.alive()
+        started = self._start([f"--address={self.address}", *(arguments or ("--num-cpus=1",))], wrap)
+        self._wait(before + 1)
+        return started
+
+    def kill(self, node: subprocess.Popen[bytes]) -> None:
+        """The machine is gone: SIGKILL to all of the node's processes at once."""
+        family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+        for process in family:
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
+        node.wait()
+
+    def alive(self) -> int:
+        """How many nodes are there."""
+        return sum(line.strip() == "True" for line in self.ask("for n in ray.nodes(): print(n['Alive'])").splitlines())
+
+    def ask(self, code: str) -> str:
+        """What a driver that joins the cluster prints."""
+        text = f"import ray; ray.init('{self.address}', logging_level='ERROR', log_to_driver=False)\n{code}"
+        answer = subprocess.run(
+            [sys.executable, "-c", text], env=self.environment, capture_output=True, text=True, timeout=60, cwd=self._folder
+        )
+        return answer.stdout
+
+    def run(self, *arguments: object, environment: Mapping[str, str] = {}, timeout: float = 900) -> Any:
+        """``sweeps/run.py --address`` of this cluster, from outside of it; its completed process."""
+        line = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--address", self.address, *map(str, arguments)]
+        return subprocess.run(
+            line, env=self.environment | dict(environment), capture_output=True, text=True, timeout=timeout, cwd=self._folder
+        )
+
+    def submit(self, *arguments: object, job: str) -> None:
+        """Submits ``sweeps/run.py`` as a job of that name and returns at once."""
+        line = [str(_BIN / "ray"), "job", "submit", "--address", self.api, "--submission-id", job, "--no-wait",
+                "--working-dir", str(ROOT), "--", sys.executable, "sweeps/run.py", *map(str, arguments)]  # fmt: skip
+        subprocess.run(line, env=self.environment, check=True, capture_output=True, text=True, timeout=120, cwd=self._folder)
+
+    def job(self, job: str, what: str) -> str:
+        """``status`` or ``logs`` of a job."""
+        line = [str(_BIN / "ray"), "job", what, "--address", self.api, job]
+        return subprocess.run(line, env=self.environment, capture_output=True, text=True, timeout=60).stdout
+
+    def end_of(self, job: str, timeout: float = 900) -> str:
+        """Waits for a job; SUCCEEDED, FAILED or STOPPED."""
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            said = self.job(job, "status")
+            for state in ("SUCCEEDED", "FAILED", "STOPPED"):
+                if state in said or state.lower() in said:
+                    return state
+            time.sleep(2)
+        raise TimeoutError(self.job(job, "logs")[-3000:])
+
+    def __exit__(self, *_: Any) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                self.kill(process)
+
+    def _start(self, arguments: Sequence[str], wrap: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        line = [*wrap, str(_BIN / "ray"), "start", "--block", f"--object-store-memory={_STORE}", "--node-ip-address=127.0.0.1",
+                "--include-log-monitor=false", f"--dashboard-agent-listen-port={free_port()}", *arguments]  # fmt: skip
+        number = len(self._processes)
+        with (self._folder / f"node-{number}.log").open("wb") as log:
+            process = subprocess.Popen(line, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment,
+                                       start_new_session=True)  # fmt: skip
+        self._processes.append(process)
+        return process
+
+    def _wait(self, n: int) -> None:
+        until = time.monotonic() + _READY
+        while self.alive() < n:
+            if time.monotonic() > until:
+                logs = [path.read_text()[-1000:] for path in sorted(self._folder.glob("node-*.log"))]
+                raise TimeoutError(f"{n} nodes are not there: {logs}")
+            time.sleep(0.5)

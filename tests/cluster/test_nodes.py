@@ -1,0 +1,129 @@
+"""Sweeps on a cluster of separate Ray processes: nodes that train, die, come late, or do not see the storage."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from sweeps.store import Store
+from tests.cluster.nodes import ROOT, Nodes
+from tests.conftest import TINY, image_folder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+ARMS: dict[str, Any] = {"n": {"pairing": "neighbors"}, "z": {"mu": 0}, "c": {"nu": 0}, "r": {"pairing": "random"}}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return image_folder(tmp_path_factory.mktemp("images"), train=1000)
+
+
+def arguments(folder: Path, images: Path, arms: dict[str, Any] = ARMS, **base: Any) -> list[str]:
+    """A command over a grid of small trials that last some seconds; its storage is to be added."""
+    path = folder / "cluster.yaml"
+    fields = {**TINY, "dataset": f"folder:{images}", "anomaly_datasets": [], "batch_size": 32, "epochs": 8} | base
+    path.write_text(yaml.safe_dump({"question": "does it scale?", "base": fields, "arms": arms}))
+    return ["--grid", str(path), "--profile", "digits-m", "--data", str(folder / "data")]
+
+
+def here(command: list[str], storage: Path) -> None:
+    """Runs a command without a cluster."""
+    line = [sys.executable, str(ROOT / "sweeps" / "run.py"), *command, "--storage", str(storage)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def tables(storage: Path) -> list[Any]:
+    """What a sweep leaves for comparison, without what a clock measured."""
+    (folder,) = (storage / "sweeps").iterdir()
+    with (folder / "trials.csv").open() as file:
+        rows = [{name: value for name, value in row.items() if "seconds" not in name} for row in csv.DictReader(file)]
+    return [(folder / name).read_text() for name in ("table.csv", "table.tex", "contrasts.csv")] + [rows]
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 240) -> Any:
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.2)
+    return found
+
+
+class Audit:
+    """What workers begin, and on which node."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.environment = {"CHAOS_AUDIT": str(path), "PYTHONPATH": str(ROOT / "tests" / "chaos" / "audit")}
+
+    def epochs(self) -> list[dict[str, Any]]:
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        return [event for line in lines if (event := json.loads(line))["what"] == "epoch"]
+
+    def of(self, node: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+        """Epochs begun on a node, which is alive."""
+        raylets = {process.pid for process in psutil.Process(node.pid).children(recursive=True)}
+        return [event for event in self.epochs() if event["parent"] in raylets]
+
+
+def test_a_job_on_three_nodes_outlives_one_of_them(tmp_path: Path, images: Path) -> None:
+    command = arguments(tmp_path, images)
+    here(command, tmp_path / "undisturbed")
+    audit, storage = Audit(tmp_path / "audit.jsonl"), tmp_path / "results"
+    with Nodes(tmp_path, environment=audit.environment) as cluster:
+        nodes = [cluster.add() for _ in range(3)]
+        cluster.submit(*command, "--storage", storage, job="sweep")
+        victim = wait_for(lambda: next((n for n in nodes if any(e["epoch"] >= 3 for e in audit.of(n))), None))
+        wait_for(lambda: all(audit.of(n) for n in nodes))
+        cut = audit.of(victim)[-1]
+        cluster.kill(victim)
+        state, said = cluster.end_of("sweep"), cluster.job("sweep", "logs")
+    assert state == "SUCCEEDED", said
+    begun = [(event["trial"], event["epoch"]) for event in audit.epochs()]
+    again = [one for one in set(begun) if begun.count(one) > 1]
+    assert again in ([], [(cut["trial"], cut["epoch"])]), "at most the epoch that was cut off is trained again"
+    assert tables(storage) == tables(tmp_path / "undisturbed")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
+def test_a_node_that_does_not_see_the_storage_is_named_before_training(tmp_path: Path, images: Path) -> None:
+    storage = tmp_path / "results"
+    storage.mkdir()
+    blind = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {storage} && exec "$@"', "sh"]
+    with Nodes(tmp_path) as cluster:
+        cluster.add()
+        cluster.add("--num-cpus=1", '--resources={"blind": 1}', wrap=blind)
+        node = cluster.ask("print(next(n['NodeID'][:8] for n in ray.nodes() if 'blind' in n['Resources']))").strip()
+        done = cluster.run(*arguments(tmp_path, images), "--storage", storage)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert f"node {node})" in line and "does not share it" in line and str(storage) in line
+    assert list(storage.iterdir()) == [], "nothing was written, and the markers are gone"
+
+
+def test_what_fits_no_node_is_said_at_once_and_a_node_that_comes_later_trains(tmp_path: Path, images: Path) -> None:
+    audit, storage = Audit(tmp_path / "audit.jsonl"), tmp_path / "results"
+    with Nodes(tmp_path, environment=audit.environment) as cluster:
+        cluster.add()
+        done = cluster.run(*arguments(tmp_path, images, threads=2), "--storage", storage)
+        assert done.returncode == 2 and "a trial takes 2 CPU, which no node of the cluster has" in done.stderr, done.stderr
+        assert not storage.exists() or not list(storage.iterdir())
+        cluster.submit(*arguments(tmp_path, images), "--storage", storage, job="sweep")
+        wait_for(audit.epochs)
+        late = cluster.add()
+        wait_for(lambda: audit.of(late))
+        assert cluster.end_of("sweep") == "SUCCEEDED", cluster.job("sweep", "logs")
+    keys = Store(storage).trial_keys()
+    assert len(keys) == 5 and all(Store(storage).is_trained(key) for key in keys)
