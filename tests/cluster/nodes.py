@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -44,7 +45,8 @@ class Nodes:
             "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1",
         }  # fmt: skip
         self.environment.pop("PYTHONPATH", None)
-        self._temp = Path(f"/tmp/r{uuid.uuid4().hex[:8]}")  # sockets' paths must be short
+        # One folder for each node, where it unpacks a job's code; short, for sockets lie there.
+        self._temp = f"/tmp/r{uuid.uuid4().hex[:6]}"
         self._port, self.dashboard = free_port(), free_port()
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -60,7 +62,7 @@ class Nodes:
 
     def __enter__(self) -> Self:
         self._start(["--head", f"--port={self._port}", f"--dashboard-port={self.dashboard}", "--dashboard-host=127.0.0.1",
-                     f"--temp-dir={self._temp}", *self._head])  # fmt: skip
+                     *self._head])  # fmt: skip
         self._wait(1)
         return self
 
@@ -129,11 +131,14 @@ class Nodes:
         for process in self._processes:
             if process.poll() is None:
                 self.kill(process)
+        for folder in Path("/tmp").glob(f"{Path(self._temp).name}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, arguments: Sequence[str], wrap: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        line = [*wrap, str(_BIN / "ray"), "start", "--block", f"--object-store-memory={_STORE}", "--node-ip-address=127.0.0.1",
-                "--include-log-monitor=false", f"--dashboard-agent-listen-port={free_port()}", *arguments]  # fmt: skip
         number = len(self._processes)
+        line = [*wrap, str(_BIN / "ray"), "start", "--block", f"--temp-dir={self._temp}-{number}", "--node-ip-address=127.0.0.1",
+                f"--object-store-memory={_STORE}", "--include-log-monitor=false",
+                f"--dashboard-agent-listen-port={free_port()}", *arguments]  # fmt: skip
         with (self._folder / f"node-{number}.log").open("wb") as log:
             process = subprocess.Popen(line, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment,
                                        start_new_session=True)  # fmt: skip
