@@ -136,8 +136,8 @@ class Nodes:
 
     def _start(self, arguments: Sequence[str], wrap: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         number = len(self._processes)
-        line = [*wrap, str(_BIN / "ray"), "start", "--block", f"--temp-dir={self._temp}-{number}", "--node-ip-address=127.0.0.1",
-                f"--object-store-memory={_STORE}", "--include-log-monitor=false",
+        line = [*wrap, str(_BIN / "ray"), "start", "--block", f"--temp-dir={self._temp}-{number}",
+                "--node-ip-address=127.0.0.1", f"--object-store-memory={_STORE}", "--include-log-monitor=false",
                 f"--dashboard-agent-listen-port={free_port()}", *arguments]  # fmt: skip
         with (self._folder / f"node-{number}.log").open("wb") as log:
             process = subprocess.Popen(line, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment,

@@ -1,0 +1,65 @@
+"""Servers on the loopback: MLflow's, as docs/cluster.md starts it, and one that speaks S3."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.cluster.nodes import free_port
+
+
+@contextmanager
+def _serving(command: Sequence[str], url: str, log: Path) -> Iterator[None]:
+    """Runs a server within the block, from when it answers; SIGKILL ends it."""
+    with log.open("ab") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        until = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except urllib.error.HTTPError:
+                break
+            except OSError:
+                assert time.monotonic() < until and server.poll() is None, log.read_text()
+                time.sleep(0.3)
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[str]:
+    """MLflow's server with a SQLite database and proxied artifacts; yields its URI."""
+    program = str(Path(sys.executable).with_name("mlflow"))
+    command = [program, "server", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination",
+               str(folder / "served"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
+    uri = f"http://127.0.0.1:{port}"
+    with _serving(command, f"{uri}/health", folder / "server.log"):
+        yield uri
+
+
+@contextmanager
+def s3_server(folder: Path, bucket: str) -> Iterator[dict[str, str]]:
+    """A server of S3's API (moto's) with an empty bucket; yields the environment that leads to it."""
+    import boto3
+
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with _serving([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], url, folder / "s3.log"):
+        environment = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+                       "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+        client = boto3.client("s3", endpoint_url=url, aws_access_key_id="key", aws_secret_access_key="secret",
+                              region_name="us-east-1")  # fmt: skip
+        client.create_bucket(Bucket=bucket)
+        yield environment

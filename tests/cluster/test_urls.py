@@ -1,0 +1,158 @@
+"""Results behind a URL, and runs behind MLflow's server: as in a folder and a file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from upath import UPath
+
+from core.errors import InputError
+from core.files import (
+    is_remote,
+    load_arrays,
+    load_json,
+    local_copy,
+    locked,
+    readable,
+    save_arrays,
+    save_json,
+    scratch_folder,
+    whole_file,
+)
+from sweeps import tracking_uri
+from sweeps.storage import Marker, answer, check_folder, storage_path
+from sweeps.study import Study
+from tests.cluster.nodes import ROOT, free_port
+from tests.cluster.servers import mlflow_server, s3_server
+from tests.cluster.test_nodes import here, tables, wait_for
+from tests.conftest import image_folder
+from tests.sweeps.test_search import SEARCH
+
+
+@pytest.fixture
+def url() -> Path:
+    storage = storage_path(f"memory://results-{free_port()}")
+    assert is_remote(storage)
+    return storage
+
+
+def test_files_behind_a_url_are_whole_or_absent(url: Path) -> None:
+    assert load_json(url / "a" / "x.json") is None and load_arrays(url / "a" / "x.npz") is None
+    save_json(url / "a" / "x.json", {"one": 1})
+    save_arrays(url / "a" / "x.npz", {"n": np.arange(3)})
+    with whole_file(url / "a" / "x.pt") as temporary:
+        torch.save({"w": torch.ones(2)}, temporary)
+    with pytest.raises(KeyError), whole_file(url / "a" / "y.json") as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert sorted(path.name for path in (url / "a").iterdir()) == ["x.json", "x.npz", "x.pt"]
+    assert load_json(url / "a" / "x.json") == {"one": 1}
+    assert (load_arrays(url / "a" / "x.npz") or {})["n"].tolist() == [0, 1, 2]
+    with readable(url / "a" / "x.pt") as file:
+        assert torch.equal(torch.load(file, weights_only=True)["w"], torch.ones(2))
+    with local_copy(url / "a" / "x.json") as copy, locked(url / "a" / "lock"), scratch_folder(url, "t-") as scratch:
+        assert copy.name == "x.json" and copy.is_file() and scratch.is_dir()
+    assert not copy.exists() and not scratch.exists()
+
+
+def test_a_damaged_file_is_made_anew_and_a_store_that_is_away_is_not_an_empty_one(
+    url: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (url / "x.json").write_text("{")
+    (url / "x.npz").write_bytes(b"PK")
+    assert load_json(url / "x.json") is None and load_arrays(url / "x.npz") is None
+
+    def away(*_: object, **__: object) -> bytes:
+        raise PermissionError("403")
+
+    monkeypatch.setattr(type(url), "read_bytes", away)
+    with pytest.raises(PermissionError):
+        load_json(url / "x.json")
+
+
+def test_a_node_answers_a_marker(url: Path, tmp_path: Path) -> None:
+    for storage in (url, tmp_path):
+        check_folder("--storage", storage)
+        with Marker(storage) as marker:
+            assert not marker.answered("b") and answer(storage, marker.name, "a") is None
+            assert marker.answered("a") and not marker.answered("b")
+            assert "FileNotFoundError" in str(answer(tmp_path / "elsewhere", marker.name, "b"))
+        assert not list(storage.glob(".marker*"))
+
+
+def test_what_cannot_be_a_storage_is_said(url: Path) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="nonsense://x"):
+        storage_path("nonsense://x")
+    with pytest.raises(InputError, match="--tracking-uri: it is missing"):
+        tracking_uri.default_uri(url)
+    assert storage_path("file:///tmp/x") == Path("/tmp/x") and storage_path("results") == Path("results")
+
+
+def test_a_searchs_study_goes_on_behind_a_url(url: Path) -> None:
+    path = url / "sweeps" / "s" / "study.journal"
+    first = Study(path, SEARCH, 0)
+    drawn = [first.ask() for _ in range(2)]
+    again = Study(path, SEARCH, 0)
+    assert [point.params for point in again.points] == [point.params for point in first.points]
+    assert len(again.points) == len(drawn) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_ablations_behind_s3_with_a_tracking_server_that_is_killed_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, odd = image_folder(tmp_path / "images"), image_folder(tmp_path / "odd", train=40, test=60)
+    command = ["--grid", "ablations", "--profile", "digits-m", "--data", str(tmp_path / "data"),
+               "--set", f"dataset=folder:{images}", "--set", f'anomaly_datasets=["folder:{odd}"]',
+               "--set", "batch_size=32", "--set", "epochs=4"]  # fmt: skip
+    here(command, tmp_path / "undisturbed")
+    port, log = free_port(), tmp_path / "log"
+    with s3_server(tmp_path, "bucket") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        line = [sys.executable, str(ROOT / "sweeps" / "run.py"), *command, "--storage", "s3://bucket/results",
+                "--tracking-uri", f"http://127.0.0.1:{port}"]  # fmt: skip
+        with mlflow_server(tmp_path, port):
+            driver = subprocess.Popen(line, stdout=log.open("w"), stderr=subprocess.STDOUT, env=os.environ, cwd=tmp_path)
+            wait_for(lambda: "    done  " in log.read_text() or driver.poll() is not None)
+        time.sleep(30)
+        with mlflow_server(tmp_path, port) as uri:
+            assert driver.wait(timeout=600) == 0, log.read_text()
+            assert "MLflow is away" in log.read_text() and "MLflow is back" in log.read_text()
+            assert tables(UPath("s3://bucket/results")) == tables(tmp_path / "undisturbed")
+            _assert_told_once(MlflowClient(uri))
+            done = subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+            assert done.returncode == 0 and "nothing is trained" in done.stdout, done.stdout + done.stderr
+            _assert_told_once(MlflowClient(uri))
+    assert not (tmp_path / "results").exists() and not list(tmp_path.glob("s3:*"))
+
+
+def _assert_told_once(client: MlflowClient) -> None:
+    """The sweep and its fourteen trials, each with each (metric, step) once, its history, its files, its model."""
+    found = [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
+    children = [run for run in found if run.data.tags["role"] == "trial"]
+    assert len(children) == len({run.data.tags["trial_key"] for run in children}) == 14 and len(found) == 15
+    for run in found:
+        assert run.info.status == "FINISHED"
+        for name in run.data.metrics:
+            steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
+            assert len(steps) == len(set(steps)), "each (metric, step) once"
+    for run in children:
+        names = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert {"config.json", "figures"} <= names
+        if run.data.params["method"] == "vicreg":
+            history = client.get_metric_history(run.info.run_id, "train/loss")
+            assert sorted(point.step for point in history) == [1, 2, 3, 4], "nothing lost"
+            mine = f"source_run_id = '{run.info.run_id}'"
+            models = client.search_logged_models([run.info.experiment_id], filter_string=mine)
+            assert "encoder.pt" in names and [model.status for model in models] == ["READY"]
