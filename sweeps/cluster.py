@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.errors import InputError
 from sweeps import interrupts, storage
+from sweeps.hardware import is_submitted
 from sweeps.images import Images
 from sweeps.plan import Plan
 
@@ -31,16 +31,6 @@ class Node:
     id: str
     name: str
     resources: Mapping[str, float]
-
-
-def address_of(options: Any) -> str | None:
-    """The cluster that a command is to join: as asked, or the one that it was submitted to as a job."""
-    return options.address or os.environ.get("RAY_ADDRESS")
-
-
-def is_job() -> bool:
-    """Whether this process was started by ``ray job submit``: in a copy of the working directory on a node."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def connect(address: str | None) -> None:
@@ -58,7 +48,7 @@ def connect(address: str | None) -> None:
     _offer_token()
     root = Path(__file__).parents[1]
     # A job's nodes have the working directory that was submitted with it.
-    environment = None if is_job() else {"py_modules": [str(root / name) for name in _CODE]}
+    environment = None if is_submitted() else {"py_modules": [str(root / name) for name in _CODE]}
     try:
         ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:

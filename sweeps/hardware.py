@@ -1,8 +1,19 @@
-"""What this machine has, without starting anything."""
+"""What this machine has, and whether it is part of a cluster, without starting anything."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+
+def cluster_address(asked: str | None) -> str | None:
+    """The cluster that a command is to join: as asked, or the one that it was submitted to; None: this machine alone."""
+    return asked or os.environ.get("RAY_ADDRESS")
+
+
+def is_submitted() -> bool:
+    """Whether this process was started by ``ray job submit``: in a copy of the working directory on a node."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def gpus_of_this_machine() -> int:

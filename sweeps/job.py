@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from pydantic import ValidationError
 
 from core.config import PROFILES
 from core.errors import InputError
-from core.files import load_json
+from core.files import is_remote, load_json
 from sweeps import tracking_uri
 from sweeps.grid import Fields, Grid, list_grids, load_grid, parse_settings
-from sweeps.hardware import cpu_flags, gpus_of_this_machine
+from sweeps.hardware import cluster_address, cpu_flags, gpus_of_this_machine, is_submitted
 from sweeps.inference import ANYTIME, FIXED, SeedTest
 from sweeps.plan import Plan, make_plan
 from sweeps.storage import check_folder
@@ -88,7 +87,7 @@ def prepare(options: argparse.Namespace) -> Job:
             faults.extend(error.faults)
             return otherwise
 
-    address = options.address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(options.address)
     if options.grid is None:
         raise InputError(f"--grid is missing; there are {', '.join(list_grids())}, or name a .yaml file")
     grid = collect(lambda: load_grid(options.grid), None)
@@ -104,17 +103,16 @@ def prepare(options: argparse.Namespace) -> Job:
     collect(lambda: check_folder("--data", options.data), None)
     if options.profile not in ("auto", *PROFILES):
         faults.append(f"--profile {options.profile}: choose from auto, {', '.join(PROFILES)}")
-    if address and options.profile == "auto":
-        faults.append(f"--profile: on a cluster ({address}) it must be named: {', '.join(PROFILES)}")
+    if address:
+        faults += _cluster_faults(options, address)
     if options.gpus_per_trial is not None and options.gpus_per_trial < 0:
         faults.append(f"--gpus-per-trial {options.gpus_per_trial}: a share of 0 or more is needed")
     if grid is None or (faults and options.profile not in ("auto", *PROFILES)):
         raise InputError(faults)
 
-    gpus = _cluster_gpus(address) if address and not faults else gpus_of_this_machine()
+    gpus, scales = _cluster_gpus(address) if address and not faults else (gpus_of_this_machine(), False)
     profile, introduction = _choose_profile(options.profile, gpus)
-    if options.gpus_per_trial and options.gpus_per_trial > max(gpus, 0):
-        faults.append(f"--gpus-per-trial {options.gpus_per_trial}: Ray sees {gpus} GPU(s), a trial would wait for ever")
+    faults += _gpu_faults(options.gpus_per_trial, gpus, scales)
     gpus_per_trial = (1.0 if gpus else 0.0) if options.gpus_per_trial is None else options.gpus_per_trial
     arms = None if options.arms is None else [name.strip() for name in options.arms.split(",") if name.strip()]
     if arms == []:
@@ -245,11 +243,33 @@ def _sweep_file(storage: Path, sweep: str) -> dict[str, Any]:
     return dict(load_json(storage / "sweeps" / sweep / "sweep.json") or {})
 
 
-def _cluster_gpus(address: str) -> int:
+def _cluster_faults(options: argparse.Namespace, address: str) -> list[str]:
+    """What must be said on a cluster, because nothing there can be guessed."""
+    faults = []
+    if options.profile == "auto":
+        faults.append(f"--profile: on a cluster ({address}) it must be named: {', '.join(PROFILES)}")
+    if is_submitted() and not is_remote(options.storage) and not options.storage.is_absolute():
+        faults.append(
+            f"--storage {options.storage}: a job runs in a copy of the code that vanishes with it: name an absolute path that "
+            "all nodes share, or a URL"
+        )
+    return faults
+
+
+def _cluster_gpus(address: str) -> tuple[int, bool]:
+    """The GPUs of a cluster, and whether an autoscaler may bring more."""
     from sweeps import cluster
 
     cluster.connect(address)
-    return cluster.gpus()
+    return cluster.gpus(), cluster.scales()
+
+
+def _gpu_faults(per_trial: float | None, gpus: int, scales: bool) -> list[str]:
+    if per_trial is None and not gpus and scales:
+        return ["--gpus-per-trial: no GPU is there yet, and the autoscaler may bring some: name a share, or 0 to train on CPUs"]
+    if per_trial and per_trial > gpus and not scales:
+        return [f"--gpus-per-trial {per_trial}: Ray sees {gpus} GPU(s), a trial would wait for ever"]
+    return []
 
 
 def _choose_profile(wanted: str, gpus: int) -> tuple[str, str]:

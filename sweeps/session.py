@@ -11,6 +11,7 @@ from rich.console import Console
 from core.errors import InputError
 from core.files import make_folder
 from sweeps import cost, tracking
+from sweeps.hardware import cluster_address
 from sweeps.images import Images, load_images
 from sweeps.job import Job
 from sweeps.origin import command
@@ -95,7 +96,7 @@ class Session:
                 f"validation_anomaly_auc: {headline} has no images for validation (a folder needs train/ and test/, each "
                 "with class folders)"
             )
-        address = cluster.address_of(options)
+        address = cluster_address(options.address)
         if address is not None:  # whose nodes may be at fault: nothing is written before they are asked, but markers
             cluster.connect(address)
             make_folder(options.storage)

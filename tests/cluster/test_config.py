@@ -69,7 +69,9 @@ def test_the_autoscaler_brings_nodes_for_waiting_trials_and_takes_them_away(tmp_
     storage = tmp_path / "results"
     with Nodes(tmp_path, head=head, environment={"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}) as cluster:
         assert cluster.alive() == 1
-        cluster.submit(*arguments(tmp_path, images), "--storage", storage, job="sweep")
+        done = cluster.run(*arguments(tmp_path, images), "--storage", storage)
+        assert done.returncode == 2 and "--gpus-per-trial: no GPU is there yet" in done.stderr, done.stderr
+        cluster.submit(*arguments(tmp_path, images), "--storage", storage, "--gpus-per-trial", 0, job="sweep")
         most, until = 1, time.monotonic() + 400
         while (state := cluster.job("sweep", "status")) and "SUCCEEDED" not in state:
             assert "FAILED" not in state and time.monotonic() < until, cluster.job("sweep", "logs")

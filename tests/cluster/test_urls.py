@@ -106,6 +106,15 @@ def test_a_searchs_study_goes_on_behind_a_url(url: Path) -> None:
     assert len(again.points) == len(drawn) == 2
 
 
+def test_a_job_that_would_leave_its_results_in_a_copy_of_the_code_is_refused(tmp_path: Path) -> None:
+    environment = os.environ | {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}", "RAY_ADDRESS": "127.0.0.1:1"}
+    line = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--grid", "ablations", "--data", str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path)
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    profile, storage = done.stderr.splitlines()
+    assert "--profile: on a cluster (127.0.0.1:1) it must be named" in profile and "--storage results: a job runs in" in storage
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_ablations_behind_s3_with_a_tracking_server_that_is_killed_for_a_while(
