@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def channels(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of each channel's values in [0, 1], [3] each."""
+        # float64 sums of bytes are exact, so they depend on the images alone.
+        mean = self.images.mean(axis=(0, 2, 3), dtype=np.float64) / 255
+        return mean, self.images.std(axis=(0, 2, 3), dtype=np.float64) / 255
 
     def take(self, indices: NDArray[np.int64]) -> ImageSet:
         """The images at the indices, in their order."""

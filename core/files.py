@@ -8,6 +8,7 @@ published once.
 from __future__ import annotations
 
 import glob
+import hashlib
 import io
 import json
 import os
@@ -80,13 +81,14 @@ def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[No
         on_wait: called once where another process has to be waited for.
 
     A lock of the operating system (flock): it is free at once when its process dies, however that dies. Where the file system
-    knows no locks, and behind a URL, nothing is locked; files are whole all the same, and at worst something is made twice.
+    knows no locks, nothing is locked; files are whole all the same, and at worst something is made twice. What lies behind a
+    URL is locked among the processes of one user on one machine, by a temporary file.
     """
     import fcntl
 
     if is_remote(path):
-        yield
-        return
+        name = hashlib.sha256(str(path).encode()).hexdigest()[:20]
+        path = Path(tempfile.gettempdir()) / f"vicreg-sweeps-locks-{os.getuid()}" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
@@ -164,7 +166,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
 @contextmanager
 def readable(path: Path) -> Iterator[Path | io.BytesIO]:
     """Yields what ``torch.load`` and ``np.load`` read a file from: its path, or the content of a URL's."""
-    yield io.BytesIO(path.read_bytes()) if is_remote(path) else path
+    yield io.BytesIO(_download(path)) if is_remote(path) else path
 
 
 @contextmanager
@@ -175,7 +177,7 @@ def local_copy(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / path.name
-        local.write_bytes(path.read_bytes())
+        local.write_bytes(_download(path))
         yield local
 
 
@@ -195,4 +197,22 @@ def _parsed(path: Path, parse: Callable[[Path | io.BytesIO], T]) -> T | None:
 
 
 def _upload(local: Path, to: Any) -> None:
-    to.fs.put_file(str(local), to.path)
+    with _as_os_errors(to):
+        to.fs.put_file(str(local), to.path)
+
+
+def _download(path: Path) -> bytes:
+    with _as_os_errors(path):
+        return path.read_bytes()
+    raise AssertionError  # never reached; for type checkers
+
+
+@contextmanager
+def _as_os_errors(path: Path) -> Iterator[None]:
+    """Whatever a store's library raises is an OSError, as a file system's errors are."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path}: {type(error).__name__}: {error}") from error

@@ -110,10 +110,7 @@ def train(
 
 def untrained_encoder(config: TrialConfig, splits: Splits, device: torch.device | str = "cpu") -> nn.Sequential:
     """The encoder with its initial weights: those that a run of the same seed starts from."""
-    sample = splits.train.images
-    # float64 sums of bytes are exact, so the statistics depend on the images alone.
-    mean = sample.mean(axis=(0, 2, 3), dtype=np.float64) / 255
-    std = sample.std(axis=(0, 2, 3), dtype=np.float64) / 255
+    mean, std = splits.train.channels
     std = np.where(std > 0, std, 1.0)  # a channel that is constant stays as it is
     statistics = torch.from_numpy(mean), torch.from_numpy(std)
     return build_encoder(config.encoder, config.representation_dim, config.seed, *statistics).to(device)

@@ -126,7 +126,8 @@ def _spectrum(e: Evidence) -> Arrays:
 def _tsne(others: Mapping[str, Arrays]) -> Arrays:
     """t-SNE (van der Maaten & Hinton 2008; openTSNE) of the first principal components, the clusters' centres placed along.
 
-    Barnes and Hut's angle is 0.8: a quarter faster than at 0.5, and as trustworthy (0.988 both, ten neighbours, digits-m).
+    Barnes and Hut's angle is 0.8, and 100 and 300 steps stand for openTSNE's 250 and 500: half the time for the same divergence
+    and trustworthiness (digits-m, base: 2.33 for 2.32, .909 for .906; class: 1.62 for 1.63, .964 for .964).
     """
     import openTSNE
 
@@ -138,7 +139,8 @@ def _tsne(others: Mapping[str, Arrays]) -> Arrays:
     if len(points) < 5 or not scale > 0:
         raise ValueError("all representations coincide, or there are fewer than five")
     placed = openTSNE.TSNE(
-        perplexity=min(30.0, (len(points) - 1) / 3), initialization="pca", theta=0.8, n_jobs=1, random_state=0
+        perplexity=min(30.0, (len(points) - 1) / 3), initialization="pca", theta=0.8, early_exaggeration_iter=100, n_iter=300,
+        n_jobs=1, random_state=0,
     ).fit(points / scale)  # fmt: skip
     both = np.asarray(placed, dtype=np.float32)
     return {"images": chosen, "test": both[: len(chosen)], "centers": both[len(chosen) :]}
@@ -154,7 +156,7 @@ DETAILS: dict[str, Detail] = {
     "retrieval": Detail(_retrieval, "the nearest and most distant train images of one test image of each class"),
     "spectrum": Detail(_spectrum, "eigenvalues of the covariance of the train representation"),
     "anomalies": Detail(_anomalies, "anomaly scores of the test images and of each anomaly", per_anomaly_set=True),
-    "tsne": Detail(_tsne, "t-SNE of the test representations and the clusters' centres", version=2, derived=("projection",)),
+    "tsne": Detail(_tsne, "t-SNE of the test representations and the clusters' centres", version=3, derived=("projection",)),
 }
 
 

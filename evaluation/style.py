@@ -10,8 +10,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 #: Paul Tol's "muted" scheme (personal.sron.nl/~pault, technical note SRON/EPS/TN/09-002), told apart by colour-blind readers.
 COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#888888")
@@ -51,10 +53,17 @@ def panels(
     return figure, figure.subplots(rows, columns, squeeze=False, width_ratios=ratios)
 
 
+def drawn(figure: Figure) -> NDArray[np.uint8]:
+    """The figure's pixels [H, W, 4], drawn once: savefig draws twice, the first time for the layout alone."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+
+
 def png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG."""
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    Image.fromarray(drawn(figure)).convert("RGB").save(content, format="png")
     return content.getvalue()
 
 

@@ -95,10 +95,10 @@ def resources(plan: Plan, gpus_per_trial: float) -> dict[str, float]:
     """What a trial's slot takes: a share of a GPU and a CPU, or as many CPUs as the trial has threads."""
     if gpus_per_trial:
         return {"CPU": 1.0, "GPU": gpus_per_trial}
-    wanted = max(trial.config.threads for trial in plan.trials.values())
-    alone = len(found := nodes()) == 1
-    # One machine of fewer cores than threads runs them all the same, one trial after another.
-    return {"CPU": float(min(wanted, max(1, int(found[0].resources.get("CPU", 0)))) if alone else wanted)}
+    wanted, found = max(trial.config.threads for trial in plan.trials.values()), nodes()
+    if len(found) == 1 and 1 <= _of(found[0], "CPU") < wanted and not scales():
+        wanted = int(_of(found[0], "CPU"))  # one machine of fewer cores than threads runs them all the same, one after another
+    return {"CPU": float(wanted)}
 
 
 def slots(plan: Plan, gpus_per_trial: float) -> int:
@@ -138,8 +138,10 @@ def _check_storage(found: list[Node], where: Path) -> None:
             for node in found
         }
         ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
-        faults = []
+        faults, still = [], {node.id for node in nodes()}
         for reference, node in asked.items():
+            if node.id not in still:
+                continue  # it went meanwhile, as nodes may
             try:
                 reason = ray.get(reference, timeout=0)
             except (ray.exceptions.RayError, TimeoutError) as error:
@@ -154,8 +156,11 @@ def _check_storage(found: list[Node], where: Path) -> None:
 
 
 def _fit(node: Node, slot: Mapping[str, float]) -> int:
-    """How many slots fit a node."""
-    return min(int(_of(node, name) / amount + 1e-9) for name, amount in slot.items())
+    """How many slots fit a node; a share of a GPU lies on one GPU."""
+    return min(
+        int(_of(node, name)) * int(1 / amount + 1e-9) if amount < 1 else int(_of(node, name) / amount)
+        for name, amount in slot.items()
+    )
 
 
 def _of(node: Node, resource: str) -> float:
@@ -164,9 +169,17 @@ def _of(node: Node, resource: str) -> float:
 
 def scales() -> bool:
     """Whether an autoscaler may start further nodes: it names their types, where without one each node is its own type."""
-    status = json.loads(_internal_kv_get(b"__autoscaling_status") or b"{}")
-    types = (status.get("autoscaler_report") or {}).get("node_type_mapping") or {}
-    return any(not kind.startswith("node_") for kind in types.values())
+    from ray.autoscaler.v2.sdk import get_cluster_status
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+    if is_autoscaler_v2(fetch_from_server=True):
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        found = [*status.active_nodes, *status.idle_nodes, *status.pending_nodes]
+        types = [node.ray_node_type_name for node in found]
+    else:
+        told = json.loads(_internal_kv_get(b"__autoscaling_status") or b"{}")
+        types = list(((told.get("autoscaler_report") or {}).get("node_type_mapping") or {}).values())
+    return any(kind and not kind.startswith("node_") for kind in types)
 
 
 def share(images: Images) -> Any:

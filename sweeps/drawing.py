@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ def draw_trial(trial: Trial, images: Images, storage: Path) -> None:
         storage: where trials are kept.
     """
     store = Store(storage)
+    if not store.is_trained(trial.key):  # a node that came late
+        raise OSError(f"{platform.node()} does not share the storage {storage}")
     with store.lock(trial.key), threadpool_limits(1):
         missing = store.missing_details(trial, derived=True)
         store.save_results(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.files import save_json
-from sweeps import contrasts, cost, page, report, tracking_uri
+from sweeps import contrasts, cost, page, report, tracking, tracking_uri
 from sweeps.contrasts import Contrast
 from sweeps.job import FIRST_SEEDS, Job
 from sweeps.origin import command, git_commit
@@ -139,6 +139,7 @@ def _write(
         moment=max((record.evaluated for record in records), default=0.0),
         artifacts=[*tables, folder / "sweep.json"],
         summary=page.markdown(sweep),
+        patience=10.0 if session.outcome.interrupted else tracking.PATIENCE,
     )
     return tables
 

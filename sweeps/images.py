@@ -54,6 +54,7 @@ def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
 
     def load(dataset: str, subset: int | None) -> None:
         splits[dataset, subset] = load_splits(dataset, data_dir, subset)
+        _ = splits[dataset, subset].train.channels  # once for all trials
 
     def load_anomaly_set(name: str) -> None:
         anomalies[name] = load_anomalies(name, data_dir)

@@ -99,7 +99,9 @@ def prepare(options: argparse.Namespace) -> Job:
     uri = collect(lambda: options.tracking_uri or tracking_uri.default_uri(options.storage), "")
     if not options.dry_run:
         collect(lambda: tracking_uri.check(uri) if uri else None, None)
-        collect(lambda: check_folder("--storage", options.storage), None)
+    collect(lambda: check_folder("--storage", options.storage, write=not options.dry_run), None)
+    if is_remote(options.storage) and faults:
+        raise InputError(faults)  # planning reads it
     collect(lambda: check_folder("--data", options.data), None)
     if options.profile not in ("auto", *PROFILES):
         faults.append(f"--profile {options.profile}: choose from auto, {', '.join(PROFILES)}")
@@ -114,9 +116,7 @@ def prepare(options: argparse.Namespace) -> Job:
     profile, introduction = _choose_profile(options.profile, gpus)
     faults += _gpu_faults(options.gpus_per_trial, gpus, scales)
     gpus_per_trial = (1.0 if gpus else 0.0) if options.gpus_per_trial is None else options.gpus_per_trial
-    arms = None if options.arms is None else [name.strip() for name in options.arms.split(",") if name.strip()]
-    if arms == []:
-        faults.append("--arms: no arm is named")
+    arms = collect(lambda: _arms(options.arms), None)
     replan = partial(
         make_plan, profile=profile, settings=settings, data_dir=options.data, gpu=gpus_per_trial > 0, cpu_flags=cpu_flags(),
         earlier_seeds=partial(_earlier_seeds, options.storage),
@@ -243,6 +243,14 @@ def _sweep_file(storage: Path, sweep: str) -> dict[str, Any]:
     return dict(load_json(storage / "sweeps" / sweep / "sweep.json") or {})
 
 
+def _arms(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    if not (arms := [name.strip() for name in text.split(",") if name.strip()]):
+        raise InputError("--arms: no arm is named")
+    return arms
+
+
 def _cluster_faults(options: argparse.Namespace, address: str) -> list[str]:
     """What must be said on a cluster, because nothing there can be guessed."""
     faults = []
@@ -267,6 +275,8 @@ def _cluster_gpus(address: str) -> tuple[int, bool]:
 def _gpu_faults(per_trial: float | None, gpus: int, scales: bool) -> list[str]:
     if per_trial is None and not gpus and scales:
         return ["--gpus-per-trial: no GPU is there yet, and the autoscaler may bring some: name a share, or 0 to train on CPUs"]
+    if per_trial and per_trial > 1 and per_trial != int(per_trial):
+        return [f"--gpus-per-trial {per_trial}: above 1 it must be a whole number of GPUs"]
     if per_trial and per_trial > gpus and not scales:
         return [f"--gpus-per-trial {per_trial}: Ray sees {gpus} GPU(s), a trial would wait for ever"]
     return []

@@ -364,10 +364,12 @@ def _details(summary: ArmSummary, sweep: Sweep) -> dict[str, Arrays]:
 def _picture(title: str, figure: Figure) -> dict[str, Any]:
     from PIL import Image
 
-    drawn, content = BytesIO(), BytesIO()
-    figure.savefig(drawn, format="png", dpi=130)
+    from evaluation.style import drawn
+
+    content = BytesIO()
+    figure.set_dpi(130)
     # 256 colours of its own are enough for a figure, and a third of the bytes.
-    image = Image.open(drawn).convert("RGB").quantize(256)
+    image = Image.fromarray(drawn(figure)).convert("RGB").quantize(256)
     image.save(content, format="png", optimize=True)
     width, height = image.size
     data = content.getvalue()

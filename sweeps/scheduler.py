@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from core.errors import InputError
 from core.files import is_remote
 from sweeps import cluster
 from sweeps.events import Listener
@@ -329,9 +328,9 @@ def run(
 
     def trainable(config: dict[str, Any]) -> None:
         trial: Trial = config["trial"]
+        # Raised, and no result: Tune tries the trial again in a new worker, on another node if there is one.
+        storage.exists() if is_remote(storage) else _check_shared(storage, scratch)
         try:
-            if not is_remote(storage) and not scratch.is_dir():  # a node that came later than all were asked
-                raise InputError(f"{platform.node()} does not share the storage {storage}")
             run_trial(
                 trial,
                 ray.get(images),
@@ -376,6 +375,12 @@ def run(
         with _deaths_for_memory_counted():
             tuner.fit()
     return progression.skipped, progression.cut_short
+
+
+def _check_shared(storage: Path, scratch: Path) -> None:
+    """Raises OSError on a node that came after all were asked for the storage, and does not share it."""
+    if not scratch.is_dir():
+        raise OSError(f"{platform.node()} does not share the storage {storage}")
 
 
 def _slots(plan: Plan, gpus_per_trial: float) -> Callable[[], int]:

@@ -33,21 +33,21 @@ def storage_path(text: str) -> Path:
     return cast(Path, path)
 
 
-def check_folder(flag: str, path: Path) -> None:
-    """Raises InputError if nothing can be written below a folder, which need not be there yet, or behind a URL."""
+def check_folder(flag: str, path: Path, *, write: bool = True) -> None:
+    """Raises InputError if nothing can be read, or written, below a folder (which need not be there yet) or behind a URL."""
     if is_remote(path):
         marker = path / f".marker-{uuid.uuid4().hex[:8]}"
         try:
-            marker.write_text(marker.name)
-            same = marker.read_text() == marker.name
-            marker.unlink()
+            if write:
+                marker.write_text(marker.name)
+                marker.unlink()
+            else:
+                marker.is_file()
         except Exception as error:  # whatever a store's library raises
-            raise InputError(f"{flag} {path}: it cannot be written to ({_reason(error)})") from None
-        if not same:
-            raise InputError(f"{flag} {path}: it does not keep what is written to it")
+            raise InputError(f"{flag} {path}: it cannot be {'written to' if write else 'read'} ({_reason(error)})") from None
         return
     existing = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    if write and (not existing.is_dir() or not os.access(existing, os.W_OK)):
         raise InputError(f"{flag} {path}: {existing} is no folder that can be written to")
 
 

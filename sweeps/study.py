@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.config import digest
+from core.errors import InputError
 from core.files import is_remote, locked, make_folder, whole_file
 from sweeps.space import Range, Search, dominates, searchable
 
@@ -247,12 +248,17 @@ class _RemoteJournal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lines = path.read_text().splitlines() if path.is_file() else []
+        self._lines = self._there()
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._lines[log_number_from:]]
 
+    def _there(self) -> list[str]:
+        return self._path.read_text().splitlines() if self._path.is_file() else []
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._there() != self._lines:
+            raise InputError(f"{self._path}: another command continues this search; run one at a time where a URL keeps it")
         self._lines += [json.dumps(log, separators=(",", ":")) for log in logs]
         with whole_file(self._path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in self._lines))

@@ -77,7 +77,7 @@ class Tracker:
         command: the command line.
         say: told when a server goes away, and when it is back.
         """
-        self._say, self._closing = say, 0.0
+        self._say, self._closing, self._patience = say, 0.0, PATIENCE
         self._uri, self._storage, self._plan, self._store, self._command = uri, storage, plan, store, command
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._children: dict[str, _Child] = {}
@@ -128,9 +128,10 @@ class Tracker:
         return server + charts.view_path(self._experiment, self._plan.sweep)
 
     def close(
-        self, *, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path], summary: str = ""
-    ) -> None:
-        """Writes what is left, ends the parent run, and waits.
+        self, *, status: str, metrics: Mapping[str, float], moment: float, artifacts: list[Path], summary: str = "",
+        patience: float = PATIENCE,
+    ) -> None:  # fmt: skip
+        """Writes what is left, ends the parent run, and waits; once.
 
         Args:
             status: MLflow's status of the parent run.
@@ -138,8 +139,11 @@ class Tracker:
             moment: the metrics' Unix time.
             artifacts: files for the parent run.
             summary: the parent run's description, in Markdown.
+            patience: for how many seconds a server that is away is waited for.
         """
-        self._closing = time.monotonic()
+        if self._closing:
+            return
+        self._closing, self._patience = time.monotonic(), patience
         self._queue.put(lambda: self._close(status, metrics, moment, artifacts, summary))
         self._queue.put(None)
         self._thread.join()
@@ -168,7 +172,7 @@ class Tracker:
     def _wait_for_server(self) -> bool:
         """Whether the server answers, at once or later; not if it is still away PATIENCE after nothing else is to be done."""
         began = time.monotonic()
-        said = False
+        said = waits = False
         while True:
             try:
                 tracking_uri.check(self._uri)
@@ -176,11 +180,14 @@ class Tracker:
                 if not said:
                     self._say(f"MLflow is away, and is told later: {error}")
                     said = True
+                if self._closing and not waits:
+                    self._say(f"all else is done; MLflow is waited for, {self._patience:.0f} s at most")
+                    waits = True
             else:
                 if said:
                     self._say(f"MLflow is back after {time.monotonic() - began:.0f} s")
                 return True
-            if self._closing and time.monotonic() - max(began, self._closing) > PATIENCE:
+            if self._closing and time.monotonic() - max(began, self._closing) > self._patience:
                 return False
             time.sleep(_PAUSE)
 
@@ -355,9 +362,20 @@ class Tracker:
         self._tag(child, tags | {"said": said})
         gone = [name for name in ("reason", "problems", "added_for") if name in child.tags and name not in tags]
         for name in gone:
-            self._client.delete_tag(child.run_id, name)
+            self._delete_tag(child.run_id, name)
+        child.tags = {n: value for n, value in child.tags.items() if n not in gone}
         self._client.set_terminated(child.run_id, status=_STATUS[record.status])
-        child.status, child.tags = _STATUS[record.status], {n: value for n, value in child.tags.items() if n not in gone}
+        child.status = _STATUS[record.status]
+
+    def _delete_tag(self, run_id: str, name: str) -> None:
+        """Deletes a tag; said again, where the answer was lost, it changes nothing."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.delete_tag(run_id, name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def _tag(self, child: _Child, tags: Mapping[str, str]) -> None:
         """Sets tags in one transaction; a run's name takes another, and is set where it changed."""

@@ -116,16 +116,19 @@ class Nodes:
         line = [str(_BIN / "ray"), "job", what, "--address", self.api, job]
         return subprocess.run(line, env=self.environment, capture_output=True, text=True, timeout=60).stdout
 
+    def state(self, job: str) -> str:
+        """SUCCEEDED, FAILED or STOPPED; "" while the job runs."""
+        said = self.job(job, "status").upper()
+        return next((state for state in ("SUCCEEDED", "FAILED", "STOPPED") if state in said), "")
+
     def end_of(self, job: str, timeout: float = 900) -> str:
         """Waits for a job; SUCCEEDED, FAILED or STOPPED."""
         until = time.monotonic() + timeout
-        while time.monotonic() < until:
-            said = self.job(job, "status")
-            for state in ("SUCCEEDED", "FAILED", "STOPPED"):
-                if state in said or state.lower() in said:
-                    return state
+        while not (state := self.state(job)):
+            if time.monotonic() > until:
+                raise TimeoutError(self.job(job, "logs")[-3000:])
             time.sleep(2)
-        raise TimeoutError(self.job(job, "logs")[-3000:])
+        return state
 
     def __exit__(self, *_: Any) -> None:
         for process in self._processes:

@@ -53,7 +53,7 @@ def test_a_clusters_file_passes_rays_validation(config: dict[str, Any]) -> None:
 
 
 def test_the_clouds_file_mounts_neither_data_nor_results_and_pins_what_it_runs() -> None:
-    assert all(Path(path).suffix in (".toml", ".md", "") for path in CLOUD["file_mounts"].values())
+    assert set(CLOUD["file_mounts"].values()) == {"./pyproject.toml", "./README.md", "~/.ray/auth_token"}
     assert re.fullmatch(r"rayproject/ray:\d+\.\d+\.\d+-py3\d+-gpu", CLOUD["docker"]["image"])
     gpu = CLOUD["available_node_types"]["gpu"]
     assert gpu["resources"]["GPU"] and gpu["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
@@ -63,6 +63,7 @@ def test_the_clouds_file_mounts_neither_data_nor_results_and_pins_what_it_runs()
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_autoscaler_brings_nodes_for_waiting_trials_and_takes_them_away(tmp_path: Path, images: Path) -> None:
+    """Ray's first autoscaler; its second has no provider of pretended machines that works from the command line."""
     config = tmp_path / "fake.yaml"
     config.write_text(json.dumps(FAKE))
     head = ("--num-cpus=0", f"--autoscaling-config={config}")
@@ -73,8 +74,8 @@ def test_the_autoscaler_brings_nodes_for_waiting_trials_and_takes_them_away(tmp_
         assert done.returncode == 2 and "--gpus-per-trial: no GPU is there yet" in done.stderr, done.stderr
         cluster.submit(*arguments(tmp_path, images), "--storage", storage, "--gpus-per-trial", 0, job="sweep")
         most, until = 1, time.monotonic() + 400
-        while (state := cluster.job("sweep", "status")) and "SUCCEEDED" not in state:
-            assert "FAILED" not in state and time.monotonic() < until, cluster.job("sweep", "logs")
+        while (state := cluster.state("sweep")) != "SUCCEEDED":
+            assert not state and time.monotonic() < until, cluster.job("sweep", "logs")
             most = max(most, cluster.alive())
         assert "waiting for the autoscaler" in cluster.job("sweep", "logs")
         assert most == 3, "all that waits is seen: both workers came"

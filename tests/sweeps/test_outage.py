@@ -59,7 +59,7 @@ def test_what_a_server_that_is_away_did_not_hear_is_told_in_order_once_it_is_bac
             tracker._queue.put(lambda number=number: hear(number))  # type: ignore[misc]
         tracker.close(status="FINISHED", metrics={}, moment=0, artifacts=[])
     assert heard == [0, 1, 2, 3, 4] and tracker.problem is None
-    assert len(said) == 2 and "is away" in said[0] and "back after" in said[1]
+    assert "is away" in said[0] and "120 s at most" in said[1] and "back after" in said[2] and len(said) == 3
 
 
 @pytest.mark.parametrize("healthy", [True, False])
@@ -67,7 +67,6 @@ def test_a_server_that_stays_away_or_refuses_is_given_up_in_the_end(
     healthy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "_PAUSE", 0.05)
-    monkeypatch.setattr(tracking, "PATIENCE", 0.3)
     monkeypatch.setattr(tracking.Tracker, "_open", lambda _: None)
     tries: list[int] = []
     with server_of_health() as server:
@@ -81,5 +80,6 @@ def test_a_server_that_stays_away_or_refuses_is_given_up_in_the_end(
         tracker._queue.put(refuse)
         time.sleep(1)
         assert healthy or tracker.problem is None, "while trials run it is waited for"
-        tracker.close(status="FINISHED", metrics={}, moment=0, artifacts=[])
+        tracker.close(status="FINISHED", metrics={}, moment=0, artifacts=[], patience=0.3)
+        tracker.close(status="FAILED", metrics={}, moment=0, artifacts=[])  # as after a second Ctrl-C: no more waiting
     assert tracker.problem == "ValueError: no such thing" and len(tries) == (tracking._ATTEMPTS if healthy else 1)

@@ -21,9 +21,9 @@ _FILE = os.environ.get("CHAOS_AUDIT")
 _taken = [""]  # the key of the trial that this process works on
 
 
-def _write(what: str, epoch: int = 0) -> None:
+def _write(what: str, epoch: int = 0, **more: float) -> None:
     about = {"pid": os.getpid(), "parent": os.getppid(), "what": what, "trial": _taken[0], "epoch": epoch}
-    line = json.dumps({"time": time.time(), **about}) + "\n"
+    line = json.dumps({"time": time.time(), **about, **more}) + "\n"
     descriptor = os.open(str(_FILE), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     os.write(descriptor, line.encode())
     os.close(descriptor)
@@ -33,8 +33,12 @@ def _of_a_trial(what: str, function: Any) -> Any:
     @functools.wraps(function)
     def audited(trial: Any, *arguments: Any, **named: Any) -> Any:
         _taken[0] = trial.key
+        began = time.time()
         _write(what)
-        return function(trial, *arguments, **named)
+        result = function(trial, *arguments, **named)
+        if os.environ.get("CHAOS_AUDIT_ENDS"):
+            _write(f"{what} ended", began=began)
+        return result
 
     return audited
 
