@@ -40,11 +40,11 @@ class Nodes:
         environment: of all its processes.
         """
         self._folder, self._head = folder, list(head)
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.environment = {
-            **os.environ, **environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex,
+            **inherited, **environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex,
             "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1",
         }  # fmt: skip
-        self.environment.pop("PYTHONPATH", None)
         # One folder for each node, where it unpacks a job's code; short, for sockets lie there.
         self._temp = f"/tmp/r{uuid.uuid4().hex[:6]}"
         self._port, self.dashboard = free_port(), free_port()

@@ -53,7 +53,7 @@ def tables(storage: Path) -> list[Any]:
     return [(folder / name).read_text() for name in ("table.csv", "table.tex", "contrasts.csv")] + [rows]
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 240) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
     until = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < until, "it did not come to pass"
@@ -120,10 +120,11 @@ def test_what_fits_no_node_is_said_at_once_and_a_node_that_comes_later_trains(tm
         done = cluster.run(*arguments(tmp_path, images, threads=2), "--storage", storage)
         assert done.returncode == 2 and "a trial takes 2 CPU, which no node of the cluster has" in done.stderr, done.stderr
         assert not storage.exists() or not list(storage.iterdir())
-        cluster.submit(*arguments(tmp_path, images), "--storage", storage, job="sweep")
+        # Trials that outlast the figures of the one before, which take a free CPU as well.
+        arms = {name: ARMS[name] for name in ("z", "c")}
+        cluster.submit(*arguments(tmp_path, images, arms, epochs=30), "--storage", storage, job="sweep")
         wait_for(audit.epochs)
         late = cluster.add()
         wait_for(lambda: audit.of(late))
         assert cluster.end_of("sweep") == "SUCCEEDED", cluster.job("sweep", "logs")
-    keys = Store(storage).trial_keys()
-    assert len(keys) == 5 and all(Store(storage).is_trained(key) for key in keys)
+    assert sum(map(Store(storage).is_trained, Store(storage).trial_keys())) == 3
