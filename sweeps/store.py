@@ -193,7 +193,7 @@ class Store:
 
     def _files(self, key: str, kind: str) -> list[Path]:
         """A trial's details or figures, by one look at the folder: behind a URL a question for each would take seconds."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             return list((self.folder(key) / _FOLDER[kind]).iterdir())
         return []
 

@@ -58,7 +58,7 @@ def server(database: Path) -> Iterator[str]:
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while True:
             try:
                 urllib.request.urlopen(f"{address}/health", timeout=2).close()

@@ -271,7 +271,7 @@ def test_the_main_job(tmp_path: Path, cache: Path) -> None:
 @pytest.mark.timeout(1500)
 def test_two_drivers_started_together_share_the_work(tmp_path: Path, cache: Path) -> None:
     """One new storage, one new database: every trial is trained once, MLflow has each once, both end well."""
-    path = grid(tmp_path, {"n": {"pairing": "neighbors"}, "z": {"mu": 0}}, epochs=4, train_subset=1000)
+    path = grid(tmp_path, {"n": {"pairing": "neighbors"}, "z": {"mu": 0}}, epochs=4, train_subset=1000, dataset="digits-m")
     other = tmp_path / "other.yaml"
     other.write_text(path.read_text())
     storage = tmp_path / "results"
