@@ -33,13 +33,12 @@ def free_port() -> int:
 class Nodes:
     """The cluster, for the length of a ``with`` block."""
 
-    def __init__(self, folder: Path, *, head: Sequence[str] = ("--num-cpus=0",), environment: Mapping[str, str] = {}) -> None:
+    def __init__(self, folder: Path, *, environment: Mapping[str, str] = {}) -> None:
         """Args:
         folder: for logs.
-        head: further arguments of the head's ``ray start``.
         environment: of all its processes.
         """
-        self._folder, self._head = folder, list(head)
+        self._folder = folder
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.environment = {
             **inherited, **environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex,
@@ -62,7 +61,7 @@ class Nodes:
 
     def __enter__(self) -> Self:
         self._start(["--head", f"--port={self._port}", f"--dashboard-port={self.dashboard}", "--dashboard-host=127.0.0.1",
-                     *self._head])  # fmt: skip
+                     "--num-cpus=0"])  # fmt: skip
         self._wait(1)
         return self
 
