@@ -90,6 +90,9 @@ class Batch:
     indices: Tensor
     draws: Draws | None
 
+    def __len__(self) -> int:
+        return len(self.indices)
+
     def __getitem__(self, part: slice) -> Batch:
         return Batch(self.indices[part], None if self.draws is None else self.draws[part])
 

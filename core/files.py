@@ -1,8 +1,8 @@
 """Files that are whole or absent: written under another name in the same folder, then renamed into place.
 
 Paths may also be a URL's (``s3://...``, by universal_pathlib, whose objects behave like :class:`pathlib.Path` but are none).
-There an upload makes a file whole or not at all, and there are no locks: what two processes make at once is made twice and
-published once.
+There an upload makes a file whole or not at all, and locks hold on one machine alone: what two machines make at once is made
+twice and published once.
 """
 
 from __future__ import annotations
@@ -204,7 +204,6 @@ def _upload(local: Path, to: Any) -> None:
 def _download(path: Path) -> bytes:
     with _as_os_errors(path):
         return path.read_bytes()
-    raise AssertionError  # never reached; for type checkers
 
 
 @contextmanager

@@ -38,10 +38,6 @@ class Objective(Protocol):
     def top(self) -> nn.Sequential:
         """The module above the encoder."""
 
-    @property
-    def views(self) -> int:
-        """Views of each anchor in a step."""
-
     def batches(self, epoch: int, anchors: Indices) -> Batch:
         """All that one epoch draws for the images ``anchors`` [steps * batch_size] in their order, step after step."""
 
@@ -64,7 +60,6 @@ class Vicreg:
     """VICReg's loss between the projections of two views of each pair."""
 
     terms = LossTerms._fields
-    views = 2
 
     def __init__(self, config: TrialConfig, splits: Splits, device: torch.device, parent: nn.Sequential | None) -> None:
         self._config, self._device = config, device
@@ -132,7 +127,6 @@ class Supervised:
     """Cross-entropy of a linear classifier on the representation, one augmented view of each image."""
 
     terms = ("loss", "accuracy")
-    views = 1
 
     def __init__(self, config: TrialConfig, splits: Splits, device: torch.device) -> None:
         self._config = config

@@ -161,7 +161,7 @@ class _Run:
         steps = len(order) // config.batch_size
         anchors = order[: steps * config.batch_size]
         batches = self.objective.batches(epoch, anchors)
-        size = self.objective.views * config.batch_size
+        size = len(batches) // steps
 
         self.encoder.train()
         self.projector.train()

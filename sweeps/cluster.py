@@ -103,7 +103,8 @@ def resources(plan: Plan, gpus_per_trial: float) -> dict[str, float]:
 
 def slots(plan: Plan, gpus_per_trial: float) -> int:
     """How many trials run at once on the nodes that are there; at least 1, for nodes may come."""
-    return max(1, sum(_fit(node, resources(plan, gpus_per_trial)) for node in nodes()))
+    slot = resources(plan, gpus_per_trial)
+    return max(1, sum(_fit(node, slot) for node in nodes()))
 
 
 def check(plan: Plan, gpus_per_trial: float, where: Path) -> str | None:

@@ -329,7 +329,7 @@ def run(
     def trainable(config: dict[str, Any]) -> None:
         trial: Trial = config["trial"]
         # Raised, and no result: Tune tries the trial again in a new worker, on another node if there is one.
-        storage.exists() if is_remote(storage) else _check_shared(storage, scratch)
+        _check_shared(storage, scratch)
         try:
             run_trial(
                 trial,
@@ -378,8 +378,10 @@ def run(
 
 
 def _check_shared(storage: Path, scratch: Path) -> None:
-    """Raises OSError on a node that came after all were asked for the storage, and does not share it."""
-    if not scratch.is_dir():
+    """Raises on a node that came after all were asked for the storage, and does not share it."""
+    if is_remote(storage):
+        storage.exists()  # or the store's library raises
+    elif not scratch.is_dir():
         raise OSError(f"{platform.node()} does not share the storage {storage}")
 
 

@@ -101,7 +101,7 @@ class Session:
             cluster.connect(address)
             make_folder(options.storage)
             if note := cluster.check(plan, self._job.gpus_per_trial, options.storage.resolve()):
-                self._console.print(note, highlight=False, soft_wrap=True)
+                self._say(note)
         _ = self.tracker  # creates its tables while Ray starts
         cluster.connect(address)
         self._images = cluster.share(images)

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.browser.chromium import Browser
+from tests.servers import free_port, serving
 
 PARAMS, METRIC = ("mu", "lambda", "nu"), "probe_accuracy"
 
@@ -46,31 +40,12 @@ _PARALLEL = """(() => {
 
 @contextmanager
 def server(database: Path) -> Iterator[str]:
-    """An MLflow server on loopback for the length of the block; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """MLflow's UI on loopback for the length of the block; yields its address."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}",
                "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(
-        command, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}, cwd=database.parent, start_new_session=True, **quiet
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=2).close()
-                break
-            except (urllib.error.URLError, OSError):
-                if time.monotonic() > deadline or process.poll() is not None:
-                    raise
-                time.sleep(0.3)
+    with serving(command, f"{address}/health", database.parent / "ui.log"):
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # the group that was started here: the server and its workers
-        process.wait()
 
 
 async def prepare(browser: Browser) -> None:

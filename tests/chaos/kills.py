@@ -46,6 +46,7 @@ GRID: dict[str, Any] = {
         "raw": {"method": "raw-pixels"},
     },
 }
+TABLES = ("table.csv", "contrasts.csv", "table.tex", "trials.csv")
 _DEATHS = 3  # of one trial's workers, after which the next would end it (sweeps.scheduler.MAX_DEATHS)
 _GRACE = 10.0  # seconds in which the processes of a dead driver are gone
 _LIMIT = 600.0  # seconds for one command
@@ -360,13 +361,14 @@ def faults(whole: Command, torn: Torn) -> list[str]:
 
 
 def _of_tables(whole: Path, torn: Path) -> Iterator[str]:
-    for name in ("table.csv", "contrasts.csv", "table.tex", "trials.csv"):
-        texts = [_timeless(next(storage.glob(f"sweeps/*/{name}"))) for storage in (whole, torn)]
+    for name in TABLES:
+        texts = [timeless(next(storage.glob(f"sweeps/*/{name}"))) for storage in (whole, torn)]
         if texts[0] != texts[1]:
             yield f"{name} differs"
 
 
-def _timeless(path: Path) -> Any:
+def timeless(path: Path) -> Any:
+    """What a table says, without what a clock measured."""
     if path.name != "trials.csv":
         return path.read_text()
     with path.open() as file:

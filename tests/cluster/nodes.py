@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,17 +16,12 @@ from typing import Any, Self
 
 import psutil
 
+from tests.servers import free_port
+
 ROOT = Path(__file__).parents[2]
 _BIN = Path(sys.executable).parent
 _READY = 120.0  # seconds for a node to start
 _STORE = 150_000_000  # bytes of each object store
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Nodes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 import yaml
 
 from sweeps.store import Store
+from tests.chaos.kills import TABLES, timeless
 from tests.cluster.nodes import ROOT, Nodes
 from tests.conftest import TINY, image_folder
 
@@ -48,9 +48,7 @@ def here(command: list[str], storage: Path) -> None:
 def tables(storage: Path) -> list[Any]:
     """What a sweep leaves for comparison, without what a clock measured."""
     (folder,) = (storage / "sweeps").iterdir()
-    with (folder / "trials.csv").open() as file:
-        rows = [{name: value for name, value in row.items() if "seconds" not in name} for row in csv.DictReader(file)]
-    return [(folder / name).read_text() for name in ("table.csv", "table.tex", "contrasts.csv")] + [rows]
+    return [timeless(folder / name) for name in TABLES]
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:

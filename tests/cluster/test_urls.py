@@ -31,10 +31,10 @@ from core.files import (
 from sweeps import tracking_uri
 from sweeps.storage import Marker, answer, check_folder, storage_path
 from sweeps.study import Study
-from tests.cluster.nodes import ROOT, free_port
-from tests.cluster.servers import mlflow_server, s3_server
+from tests.cluster.nodes import ROOT
 from tests.cluster.test_nodes import here, tables, wait_for
 from tests.conftest import image_folder
+from tests.servers import free_port, mlflow_server, s3_server
 from tests.sweeps.test_search import SEARCH
 
 

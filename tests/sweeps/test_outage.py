@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import http.server
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from sweeps import tracking
+from tests.servers import server_of_health
 from tests.sweeps.test_engine import tiny_plan
-
-
-class _Health(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200 if self.server.healthy else 503)  # type: ignore[attr-defined]
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def server_of_health() -> Iterator[http.server.HTTPServer]:
-    server = http.server.HTTPServer(("127.0.0.1", 0), _Health)
-    server.healthy = True  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def test_what_a_server_that_is_away_did_not_hear_is_told_in_order_once_it_is_back(

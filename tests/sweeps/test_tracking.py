@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from sweeps.images import Images
 from sweeps.plan import Plan
 from sweeps.store import Store
 from sweeps.trial import run_trial
+from tests.servers import server_of_health
 from tests.sweeps.test_engine import arm, tiny_plan
 from tests.sweeps.test_engine import images as images  # noqa: PLC0414
 
@@ -178,26 +177,13 @@ def test_a_database_that_breaks_is_reported_and_stops_nothing(tmp_path: Path) ->
     assert tracker.problem is not None and "database" in tracker.problem
 
 
-class _Sick(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200 if self.server.healthy else 503)  # type: ignore[attr-defined]
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 def test_a_server_is_asked_for_its_health() -> None:
-    server = http.server.HTTPServer(("127.0.0.1", 0), _Sick)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    uri = f"http://127.0.0.1:{server.server_port}"
-    server.healthy = True  # type: ignore[attr-defined]
-    tracking_uri.check(uri)
-    server.healthy = False  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match=r"--tracking-uri http://127.0.0.1:\d+"):
+    with server_of_health() as server:
+        uri = f"http://127.0.0.1:{server.server_port}"
         tracking_uri.check(uri)
-    server.shutdown()
-    server.server_close()
+        server.healthy = False  # type: ignore[attr-defined]
+        with pytest.raises(InputError, match=r"--tracking-uri http://127.0.0.1:\d+"):
+            tracking_uri.check(uri)
     with pytest.raises(InputError, match="no MLflow server answers"):
         tracking_uri.check(uri)
 

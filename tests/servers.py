@@ -1,11 +1,14 @@
-"""Servers on the loopback: MLflow's, as docs/cluster.md starts it, and one that speaks S3."""
+"""Servers on the loopback: MLflow's, as docs/cluster.md starts it, one that speaks S3, one that is asked for its health."""
 
 from __future__ import annotations
 
+import http.server
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -13,16 +16,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.cluster.nodes import free_port
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 @contextmanager
-def _serving(command: Sequence[str], url: str, log: Path) -> Iterator[None]:
+def serving(command: Sequence[str], url: str, log: Path) -> Iterator[None]:
     """Runs a server within the block, from when it answers; SIGKILL ends it."""
     with log.open("ab") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, env=environment, start_new_session=True, cwd=log.parent
+        )
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 180
         while True:
             try:
                 urllib.request.urlopen(url, timeout=5).close()
@@ -45,7 +56,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
     command = [program, "server", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination",
                str(folder / "served"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
     uri = f"http://127.0.0.1:{port}"
-    with _serving(command, f"{uri}/health", folder / "server.log"):
+    with serving(command, f"{uri}/health", folder / "server.log"):
         yield uri
 
 
@@ -56,10 +67,30 @@ def s3_server(folder: Path, bucket: str) -> Iterator[dict[str, str]]:
 
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with _serving([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], url, folder / "s3.log"):
+    with serving([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], url, folder / "s3.log"):
         environment = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
                        "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
         client = boto3.client("s3", endpoint_url=url, aws_access_key_id="key", aws_secret_access_key="secret",
                               region_name="us-east-1")  # fmt: skip
         client.create_bucket(Bucket=bucket)
         yield environment
+
+
+class _Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.server.healthy else 503)  # type: ignore[attr-defined]
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def server_of_health() -> Iterator[http.server.HTTPServer]:
+    """A server that answers every question with what its attribute ``healthy`` says."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Health)
+    server.healthy = True  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
