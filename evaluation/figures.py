@@ -312,7 +312,7 @@ FIGURES: dict[str, Figure] = {
         draw_clusters, "k-means clusters in t-SNE, and their contingency with the classes", ("projection", "tsne", "clusters"),
         ("nmi", "silhouette"), version=2,
     ),
-    "spectrum": Figure(draw_spectrum, "spectrum of the representation", ("spectrum",), ("rankme", "effective_rank")),
+    "spectrum": Figure(draw_spectrum, "spectrum of the representation", ("spectrum",), ("rankme", "effective_rank"), version=2),
     "invariances": Figure(draw_invariances, "what the representation ignores", (), PROFILE, version=2),
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -55,6 +56,11 @@ def panels(
 
 def drawn(figure: Figure) -> NDArray[np.uint8]:
     """The figure's pixels [H, W, 4], drawn once: savefig draws twice, the first time for the layout alone."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), LogFormatter):  # its labels are formulas, drawn as they are here
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]

@@ -19,6 +19,7 @@ from evaluation.comparisons import Arm
 from evaluation.details import DETAILS, Arrays, compute, derive, detail_ids
 from evaluation.evaluate import Evidence, evaluate, metric_ids
 from evaluation.figures import FIGURES, Material, draw, draw_anomalies, figure_ids, needed_details
+from evaluation.style import drawn, panels, styled
 from tests.conftest import image_set
 from tests.evaluation.test_evaluate import evidence
 
@@ -256,3 +257,16 @@ def test_a_single_dimension_is_placed_and_drawn(material: Material) -> None:
     assert tsne is not None and tsne["test"].shape == (100, 2)
     flat = Material(**{**vars(material), "details": {**material.details, "projection": projection, "tsne": tsne}})
     assert draw("projections", flat) is not None
+
+
+def test_a_logarithmic_axis_is_labelled_in_plain_numbers() -> None:
+    """The house's style draws no formulas, and matplotlib's own labels of such an axis are formulas."""
+    with styled():
+        figure, axes = panels(2)
+        for panel, scale in zip(axes[0], ("log", "symlog"), strict=True):
+            panel.plot([1, 10, 100], [1e-6, 1e-3, 1e3])
+            panel.set_yscale(scale)
+        drawn(figure)
+        labels = [label.get_text() for panel in axes[0] for label in panel.get_yticklabels(which="both")]
+    assert not [label for label in labels if "$" in label]
+    assert {"1e−06", "0.01", "100"} <= set(labels)
