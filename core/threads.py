@@ -9,6 +9,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Read by torch at its first allocation: activations in huge pages where the system leaves that to programs (Linux: "madvise").
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 import torch
 
 

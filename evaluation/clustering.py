@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Labels = NDArray[np.int64]
 _BLOCK = 1024  # rows of the distance matrix in memory at once
@@ -63,23 +67,33 @@ def silhouettes(points: NDArray[np.float32], labelings: list[Labels]) -> list[fl
     for labels in labelings:
         _, index = np.unique(labels, return_inverse=True)
         members.append(torch.nn.functional.one_hot(torch.from_numpy(index.reshape(-1))).double())
-    sizes = [one_hot.shape[1] for one_hot in members]
-    totals = [0.0] * len(labelings)
+    of_all = torch.cat(members, dim=1)
+    sums = torch.zeros_like(of_all)  # of a point's distances to the points of each label
     for start in range(0, len(x), _BLOCK):
-        rows = slice(start, min(start + _BLOCK, len(x)))
-        distances = (square[rows, None] + square - 2 * x[rows] @ x.T).clamp_(min=0)
-        distances[torch.arange(len(distances)), torch.arange(rows.start, rows.stop)] = 0
-        sums = distances.sqrt_() @ torch.cat(members, dim=1)
-        for i, (one_hot, part) in enumerate(zip(members, torch.split(sums, sizes, dim=1), strict=True)):
-            own = one_hot[rows].bool()
-            counts = one_hot.sum(dim=0)
-            own_count = counts.expand_as(part)[own]
-            within = part[own] / (own_count - 1).clamp(min=1)
-            nearest = (part / counts).masked_fill(own, torch.inf).min(dim=1).values
-            value = (nearest - within) / torch.maximum(nearest, within)
-            value = torch.where((own_count > 1) & ~value.isnan(), value, 0.0)
-            totals[i] += float(value.sum())
-    return [total / len(x) if m.shape[1] > 1 else float("nan") for total, m in zip(totals, members, strict=True)]
+        rows, rest = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
+        # A distance is computed once for both of its points.
+        distances = (square[rows, None] + square[start:] - 2 * x[rows] @ x[start:].T).clamp_(min=0)
+        distances.fill_diagonal_(0).sqrt_()
+        sums[rows] += distances @ of_all[start:]
+        sums[rest] += distances[:, _BLOCK:].T @ of_all[rows]
+    return [
+        _mean_silhouette(part, one_hot)
+        for part, one_hot in zip(torch.split(sums, [one_hot.shape[1] for one_hot in members], dim=1), members, strict=True)
+    ]
+
+
+def _mean_silhouette(sums: Tensor, one_hot: Tensor) -> float:
+    """Mean silhouette from each point's sum of distances to each label's points [N, K], and the labels [N, K]."""
+    import torch
+
+    if one_hot.shape[1] < 2:
+        return float("nan")
+    own, counts = one_hot.bool(), one_hot.sum(dim=0)
+    own_count = counts.expand_as(sums)[own]
+    within = sums[own] / (own_count - 1).clamp(min=1)
+    nearest = (sums / counts).masked_fill(own, torch.inf).min(dim=1).values
+    value = (nearest - within) / torch.maximum(nearest, within)
+    return float(torch.where((own_count > 1) & ~value.isnan(), value, 0.0).mean())
 
 
 def cluster_accuracy(labels: Labels, assignment: Labels) -> float:

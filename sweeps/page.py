@@ -370,7 +370,7 @@ def _picture(title: str, figure: Figure) -> dict[str, Any]:
     figure.set_dpi(130)
     # 256 colours of its own are enough for a figure, and a third of the bytes.
     image = Image.fromarray(drawn(figure)).convert("RGB").quantize(256)
-    image.save(content, format="png", optimize=True)
+    image.save(content, format="png")
     width, height = image.size
     data = content.getvalue()
     return {"data": base64.b64encode(data).decode(), "alt": title, "title": title, "width": width, "height": height}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+import yaml
 
 from tests.servers import free_port
 
@@ -27,12 +28,14 @@ _STORE = 150_000_000  # bytes of each object store
 class Nodes:
     """The cluster, for the length of a ``with`` block."""
 
-    def __init__(self, folder: Path, *, environment: Mapping[str, str] = {}) -> None:
+    def __init__(self, folder: Path, *, environment: Mapping[str, str] = {}, autoscaler: Path | None = None) -> None:
         """Args:
         folder: for logs.
         environment: of all its processes.
+        autoscaler: the YAML file by which the head starts and stops further nodes by itself; without it, nobody does.
         """
         self._folder = folder
+        self._autoscaler = autoscaler
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.environment = {
             **inherited, **environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex,
@@ -55,9 +58,19 @@ class Nodes:
 
     def __enter__(self) -> Self:
         self._start(["--head", f"--port={self._port}", f"--dashboard-port={self.dashboard}", "--dashboard-host=127.0.0.1",
-                     "--num-cpus=0"])  # fmt: skip
+                     "--num-cpus=0", *self._scaling()])  # fmt: skip
         self._wait(1)
         return self
+
+    def _scaling(self) -> list[str]:
+        if self._autoscaler is None:
+            return []
+        config = yaml.safe_load(self._autoscaler.read_text())
+        config["provider"]["gcs_address"] = self.address
+        path = self._folder / "autoscaler.yaml"
+        path.write_text(yaml.safe_dump(config))
+        self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        return [f"--autoscaling-config={path}"]
 
     def add(self, *arguments: str, wrap: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Starts another node, by default of one CPU, and waits until it is there.

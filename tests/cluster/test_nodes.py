@@ -126,3 +126,17 @@ def test_what_fits_no_node_is_said_at_once_and_a_node_that_comes_later_trains(tm
         wait_for(lambda: audit.of(late))
         assert cluster.end_of("sweep") == "SUCCEEDED", cluster.job("sweep", "logs")
     assert sum(map(Store(storage).is_trained, Store(storage).trial_keys())) == 3
+
+
+def test_an_autoscaler_starts_nodes_for_what_waits_and_stops_them_again(tmp_path: Path, images: Path) -> None:
+    audit, storage = Audit(tmp_path / "audit.jsonl"), tmp_path / "results"
+    command = [*arguments(tmp_path, images), "--storage", str(storage), "--gpus-per-trial", "0"]
+    with Nodes(tmp_path, environment=audit.environment, autoscaler=Path(__file__).with_name("autoscaler.yaml")) as cluster:
+        assert cluster.alive() == 1, "the head, on which nothing trains"
+        cluster.submit(*command, job="sweep")
+        wait_for(lambda: cluster.alive() == 3)
+        state, said = cluster.end_of("sweep"), cluster.job("sweep", "logs")
+        wait_for(lambda: cluster.alive() == 1)
+    assert state == "SUCCEEDED", said
+    assert "waiting for the autoscaler to start one" in said
+    assert len({event["parent"] for event in audit.epochs()}) >= 2, "both nodes trained"
