@@ -72,6 +72,7 @@ def disconnect() -> None:
     A thread whose garbage collection meets a reference of Ray's while Ray shuts down ends the whole process with code 1
     ("accesses the Ray's worker after it is shutdown"): so references go first, and other threads have ended.
     """
+    gc.unfreeze()
     gc.collect()
     ray.shutdown()
 

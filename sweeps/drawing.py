@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from evaluation.details import DETAILS, Arrays, derive
 from evaluation.figures import Material, draw, needed_details
+from sweeps import heap
 from sweeps.plan import Trial
 from sweeps.store import Store, TrialRecord
 
@@ -28,6 +29,7 @@ def draw_trial(trial: Trial, images: Images, storage: Path) -> None:
         images: the sweep's images.
         storage: where trials are kept.
     """
+    heap.settle()
     store = Store(storage)
     if not store.is_trained(trial.key):  # a node that came late
         raise OSError(f"{platform.node()} does not share the storage {storage}")

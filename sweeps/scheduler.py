@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core.files import is_remote
-from sweeps import cluster
+from sweeps import cluster, heap
 from sweeps.events import Listener
 from sweeps.plan import Plan, Trial
 from sweeps.store import Store, TrialRecord
@@ -330,6 +330,7 @@ def run(
         trial: Trial = config["trial"]
         # Raised, and no result: Tune tries the trial again in a new worker, on another node if there is one.
         _check_shared(storage, scratch)
+        heap.settle()
         try:
             run_trial(
                 trial,
@@ -354,6 +355,7 @@ def run(
     # Its tracebacks of workers that died: progress says so, in a line.
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     resources = cluster.resources(plan, gpus_per_trial)
+    heap.settle()
     with Store(storage).scratch() as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),

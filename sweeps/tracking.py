@@ -28,7 +28,7 @@ from core.config import LOSS_CONVENTION, digest
 from core.errors import InputError
 from core.files import local_copy, locked, readable, remove_scratch, scratch_folder, whole_file
 from core.models import IMAGE_SIZE, build_encoder, portable
-from sweeps import charts, tracking_uri
+from sweeps import charts, heap, tracking_uri
 from sweeps.origin import git_commit
 from sweeps.plan import Plan, Trial
 from sweeps.store import Store, TrialRecord
@@ -208,6 +208,7 @@ class Tracker:
                 _create_database(Path(self._uri.removeprefix("sqlite:///").partition("?")[0]))
             self._client = MlflowClient(self._uri)
             self._open_sweep()
+        heap.settle()
 
     def _turn(self) -> AbstractContextManager[None]:
         """One process of this machine after another; of several machines, the tracking server's own order."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -79,7 +81,7 @@ class Nodes:
             arguments: of its ``ray start``.
             wrap: a command to run it under.
         """
-        before = self.alive()
+        before = len(self.alive())
         started = self._start([f"--address={self.address}", *(arguments or ("--num-cpus=1",))], wrap)
         self._wait(before + 1)
         return started
@@ -92,17 +94,20 @@ class Nodes:
                 process.send_signal(signal.SIGKILL)
         node.wait()
 
-    def alive(self) -> int:
-        """How many nodes are there."""
-        return sum(line.strip() == "True" for line in self.ask("for n in ray.nodes(): print(n['Alive'])").splitlines())
+    def alive(self) -> list[dict[str, Any]]:
+        """The nodes that are there, as Ray's state API tells of them; none before the head answers."""
+        try:
+            told = self._get("/api/v0/nodes")["data"]["result"]["result"]
+        except OSError:
+            return []
+        return [node for node in told if node["state"] == "ALIVE"]
 
-    def ask(self, code: str) -> str:
-        """What a driver that joins the cluster prints."""
-        text = f"import ray; ray.init('{self.address}', logging_level='ERROR', log_to_driver=False)\n{code}"
-        answer = subprocess.run(
-            [sys.executable, "-c", text], env=self.environment, capture_output=True, text=True, timeout=60, cwd=self._folder
+    def _get(self, path: str) -> Any:
+        asked = urllib.request.Request(
+            self.api + path, headers={"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
         )
-        return answer.stdout
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return json.load(answer)
 
     def run(self, *arguments: object, environment: Mapping[str, str] = {}, timeout: float = 900) -> Any:
         """``sweeps/run.py --address`` of this cluster, from outside of it; its completed process."""
@@ -117,23 +122,22 @@ class Nodes:
                 "--working-dir", str(ROOT), "--", sys.executable, "sweeps/run.py", *map(str, arguments)]  # fmt: skip
         subprocess.run(line, env=self.environment, check=True, capture_output=True, text=True, timeout=120, cwd=self._folder)
 
-    def job(self, job: str, what: str) -> str:
-        """``status`` or ``logs`` of a job."""
-        line = [str(_BIN / "ray"), "job", what, "--address", self.api, job]
-        return subprocess.run(line, env=self.environment, capture_output=True, text=True, timeout=60).stdout
+    def logs(self, job: str) -> str:
+        """What a job said."""
+        return str(self._get(f"/api/jobs/{job}/logs")["logs"])
 
     def state(self, job: str) -> str:
         """SUCCEEDED, FAILED or STOPPED; "" while the job runs."""
-        said = self.job(job, "status").upper()
-        return next((state for state in ("SUCCEEDED", "FAILED", "STOPPED") if state in said), "")
+        status = str(self._get(f"/api/jobs/{job}")["status"])
+        return status if status in ("SUCCEEDED", "FAILED", "STOPPED") else ""
 
     def end_of(self, job: str, timeout: float = 900) -> str:
         """Waits for a job; SUCCEEDED, FAILED or STOPPED."""
         until = time.monotonic() + timeout
         while not (state := self.state(job)):
             if time.monotonic() > until:
-                raise TimeoutError(self.job(job, "logs")[-3000:])
-            time.sleep(2)
+                raise TimeoutError(self.logs(job)[-3000:])
+            time.sleep(1)
         return state
 
     def __exit__(self, *_: Any) -> None:
@@ -156,7 +160,7 @@ class Nodes:
 
     def _wait(self, n: int) -> None:
         until = time.monotonic() + _READY
-        while self.alive() < n:
+        while len(self.alive()) < n:
             if time.monotonic() > until:
                 logs = [path.read_text()[-1000:] for path in sorted(self._folder.glob("node-*.log"))]
                 raise TimeoutError(f"{n} nodes are not there: {logs}")

@@ -87,7 +87,7 @@ def test_a_job_on_three_nodes_outlives_one_of_them(tmp_path: Path, images: Path)
         wait_for(lambda: all(audit.of(n) for n in nodes))
         cut = audit.of(victim)[-1]
         cluster.kill(victim)
-        state, said = cluster.end_of("sweep"), cluster.job("sweep", "logs")
+        state, said = cluster.end_of("sweep"), cluster.logs("sweep")
     assert state == "SUCCEEDED", said
     begun = [(event["trial"], event["epoch"]) for event in audit.epochs()]
     again = [one for one in set(begun) if begun.count(one) > 1]
@@ -103,7 +103,7 @@ def test_a_node_that_does_not_see_the_storage_is_named_before_training(tmp_path:
     with Nodes(tmp_path) as cluster:
         cluster.add()
         cluster.add("--num-cpus=1", '--resources={"blind": 1}', wrap=blind)
-        node = cluster.ask("print(next(n['NodeID'][:8] for n in ray.nodes() if 'blind' in n['Resources']))").strip()
+        (node,) = (found["node_id"][:8] for found in cluster.alive() if "blind" in found["resources_total"])
         done = cluster.run(*arguments(tmp_path, images), "--storage", storage)
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = done.stderr.strip().splitlines()
@@ -124,7 +124,7 @@ def test_what_fits_no_node_is_said_at_once_and_a_node_that_comes_later_trains(tm
         wait_for(audit.epochs)
         late = cluster.add()
         wait_for(lambda: audit.of(late))
-        assert cluster.end_of("sweep") == "SUCCEEDED", cluster.job("sweep", "logs")
+        assert cluster.end_of("sweep") == "SUCCEEDED", cluster.logs("sweep")
     assert sum(map(Store(storage).is_trained, Store(storage).trial_keys())) == 3
 
 
@@ -132,11 +132,11 @@ def test_an_autoscaler_starts_nodes_for_what_waits_and_stops_them_again(tmp_path
     audit, storage = Audit(tmp_path / "audit.jsonl"), tmp_path / "results"
     command = [*arguments(tmp_path, images), "--storage", str(storage), "--gpus-per-trial", "0"]
     with Nodes(tmp_path, environment=audit.environment, autoscaler=Path(__file__).with_name("autoscaler.yaml")) as cluster:
-        assert cluster.alive() == 1, "the head, on which nothing trains"
+        assert len(cluster.alive()) == 1, "the head, on which nothing trains"
         cluster.submit(*command, job="sweep")
-        wait_for(lambda: cluster.alive() == 3)
-        state, said = cluster.end_of("sweep"), cluster.job("sweep", "logs")
-        wait_for(lambda: cluster.alive() == 1)
+        wait_for(lambda: len(cluster.alive()) == 3)
+        state, said = cluster.end_of("sweep"), cluster.logs("sweep")
+        wait_for(lambda: len(cluster.alive()) == 1)
     assert state == "SUCCEEDED", said
     assert "waiting for the autoscaler to start one" in said
     assert len({event["parent"] for event in audit.epochs()}) >= 2, "both nodes trained"
