@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 # Read by torch at its first allocation: activations in huge pages where the system leaves that to programs (Linux: "madvise").
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
+
+_held: ContextVar[tuple[int, bool] | None] = ContextVar("_held", default=None)  # the settings of the block around
 
 
 @contextmanager
@@ -23,6 +26,9 @@ def compute_settings(threads: int, *, deterministic: bool = False) -> Iterator[N
         threads: at least 1.
         deterministic: on a GPU, use only kernels whose result does not depend on timing (slower). A CPU's always are so.
     """
+    if _held.get() == (threads, deterministic):  # a block within the block: to look at all libraries again takes 20 ms
+        yield
+        return
     import sklearn.cluster  # noqa: F401  (threadpool_limits reaches only the libraries that are loaded, OpenMP's among them)
     from threadpoolctl import threadpool_limits
 
@@ -36,10 +42,12 @@ def compute_settings(threads: int, *, deterministic: bool = False) -> Iterator[N
     if torch.cuda.is_available():
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = not deterministic
+    token = _held.set((threads, deterministic))
     try:
         with threadpool_limits(threads):
             yield
     finally:
+        _held.reset(token)
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(was_deterministic)
         torch.backends.cudnn.benchmark = benchmark

@@ -69,7 +69,10 @@ def leaderboard(arms: Sequence[Arm], metrics: Sequence[str], base: str) -> Figur
         of_base = next((arm.values.get(metric, ()) for arm in order if arm.name == base), ())
         if of_base:
             panel.axvline(mean(of_base), color="#CC6677", lw=0.8, ls="--", zorder=1)
-        panel.set_yticks(range(len(order)), [arm.name for arm in order] if k == 0 else [""] * len(order))
+        if k == 0:
+            panel.set_yticks(range(len(order)), [arm.name for arm in order])
+        else:
+            panel.set_yticks([])
         panel.set_ylim(-0.6, len(order) - 0.4)
         panel.grid(axis="x", color="0.92")
         panel.set_title(metric)

@@ -45,7 +45,9 @@ _TEMPLATES = Path(__file__).parent / "templates"
 #: Classes whose retrievals are shown.
 _CLASSES = 10
 #: Arms shown side by side; more are hard to tell apart, and take long to draw.
-_SIDE_BY_SIDE = 20
+_SIDE_BY_SIDE = 16
+#: Dots an inch of its figures: fewer of one so tall that it would have more rows of them than this, but never too few to read.
+_DPI, _TALLEST, _LEAST_DPI = 130, 4000, 72
 
 
 @dataclass(frozen=True)
@@ -367,7 +369,7 @@ def _picture(title: str, figure: Figure) -> dict[str, Any]:
     from evaluation.style import drawn
 
     content = BytesIO()
-    figure.set_dpi(130)
+    figure.set_dpi(min(_DPI, max(_LEAST_DPI, _TALLEST / figure.get_figheight())))
     # 256 colours of its own are enough for a figure, and a third of the bytes.
     image = Image.fromarray(drawn(figure)).convert("RGB").quantize(256)
     image.save(content, format="png")

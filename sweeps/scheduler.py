@@ -26,9 +26,10 @@ from sweeps.store import Store, TrialRecord
 from sweeps.trial import Rungs, run_trial
 
 # Read by Tune when it is imported or started: every ready trial may wait for resources (an autoscaler then sees them all),
-# and no logger of Tune's writes files of its own.
+# no logger of Tune's writes files of its own, and its own state, which nobody reads, is written at the end alone.
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray

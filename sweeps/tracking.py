@@ -56,6 +56,7 @@ class _Child:
     tags: Mapping[str, str]
     params: frozenset[str]
     known: dict[tuple[str, int], float] | None = None  # (metric, step) -> the value that the run holds; None: not asked yet
+    fresh: bool = False  # made here, and no model logged since
 
 
 def _found(run: Any) -> _Child:
@@ -86,6 +87,7 @@ class Tracker:
         self._parent = ""
         self._parent_said = ""
         self._commit = git_commit()
+        self._settled = False
         self.problem: str | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -208,7 +210,6 @@ class Tracker:
                 _create_database(Path(self._uri.removeprefix("sqlite:///").partition("?")[0]))
             self._client = MlflowClient(self._uri)
             self._open_sweep()
-        heap.settle()
 
     def _turn(self) -> AbstractContextManager[None]:
         """One process of this machine after another; of several machines, the tracking server's own order."""
@@ -281,7 +282,7 @@ class Tracker:
             if made:
                 return _found(made[0])
             run = self._client.create_run(self._experiment, tags=tags)
-            return _Child(run.info.run_id, "RUNNING", tags, frozenset(), {})
+            return _Child(run.info.run_id, "RUNNING", tags, frozenset(), {}, fresh=True)
 
     @staticmethod
     def _arm_tags(trial: Trial) -> dict[str, str]:
@@ -367,6 +368,9 @@ class Tracker:
         child.tags = {n: value for n, value in child.tags.items() if n not in gone}
         self._client.set_terminated(child.run_id, status=_STATUS[record.status])
         child.status = _STATUS[record.status]
+        if not self._settled:  # by now MLflow has loaded all that it needs
+            heap.settle()
+            self._settled = True
 
     def _delete_tag(self, run_id: str, name: str) -> None:
         """Deletes a tag; said again, where the answer was lost, it changes nothing."""
@@ -410,15 +414,15 @@ class Tracker:
         """The encoder as an MLflow model ``encoder`` of the run, once; MLflow's fluent calls would end the run."""
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-        known = self._client.search_logged_models(
-            [self._experiment], filter_string=f"name = 'encoder' AND source_run_id = '{child.run_id}'"
-        )
+        fresh, child.fresh = child.fresh, False  # should the server go away in between, the next attempt looks
+        of_run = f"name = 'encoder' AND source_run_id = '{child.run_id}'"
+        known = [] if fresh else self._client.search_logged_models([self._experiment], filter_string=of_run)
         ready = [model.model_id for model in known if model.status == LoggedModelStatus.READY]
         for model in known:  # others' drivers were killed half-way
             if model.model_id not in ready:
                 self._client.delete_logged_model(model.model_id)
         model_id = ready[0] if ready else self._make_model(child, trial)
-        outputs = self._client.get_run(child.run_id).outputs
+        outputs = None if fresh else self._client.get_run(child.run_id).outputs
         if outputs is None or all(output.model_id != model_id for output in outputs.model_outputs):
             self._client.log_outputs(child.run_id, [LoggedModelOutput(model_id, step=0)])
 

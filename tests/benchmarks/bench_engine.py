@@ -186,7 +186,7 @@ def measure(folder: Path, *, mlflow: bool) -> dict[str, Any]:
     """Runs the grid in this process; returns its figures."""
     from ray import cloudpickle
 
-    from sweeps import contrasts, drawing, page, run, scheduler, tracking
+    from sweeps import cluster, contrasts, drawing, page, run, scheduler, tracking
     from sweeps.progress import Progress
     from sweeps.session import _Meter
 
@@ -203,8 +203,8 @@ def measure(folder: Path, *, mlflow: bool) -> dict[str, Any]:
     loop.watch(scheduler._Messages, ("on_trial_start", "on_trial_result", "on_trial_error"), "all calls")
     loop.watch(scheduler._DependencySearcher, ("suggest", "on_trial_complete"), "all calls")
     loop.watch_rounds()
-    for owner, name in ((scheduler, "connect"), (scheduler, "run"), (drawing.Drawings, "wait"), (contrasts, "of_sweep"),
-                        (page, "write_page"), (tracking.Tracker, "close"), (scheduler, "disconnect")):  # fmt: skip
+    for owner, name in ((cluster, "connect"), (scheduler, "run"), (drawing.Drawings, "wait"), (contrasts, "of_sweep"),
+                        (page, "write_page"), (tracking.Tracker, "close"), (cluster, "disconnect")):  # fmt: skip
         setattr(owner, name, timed(getattr(owner, name), add(name), time.perf_counter))
     tune_loop, work = scheduler.run, tracking.Tracker._work
 
