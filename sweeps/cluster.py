@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,10 @@ def connect(address: str | None) -> None:
         return
     _offer_token()
     root = Path(__file__).parents[1]
+    if is_submitted():
+        # Nodes of one machine that share a temporary folder each unpack a job's code anew, over the folder that its driver
+        # stands in; and torch ends a process whose folder is gone ("oneMKL FATAL ERROR: Cannot load libtorch_cpu.so").
+        os.chdir("/")
     # A job's nodes have the working directory that was submitted with it.
     environment = None if is_submitted() else {"py_modules": [str(root / name) for name in _CODE]}
     try:

@@ -30,20 +30,23 @@ _STORE = 150_000_000  # bytes of each object store
 class Nodes:
     """The cluster, for the length of a ``with`` block."""
 
-    def __init__(self, folder: Path, *, environment: Mapping[str, str] = {}, autoscaler: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, environment: Mapping[str, str] = {}, autoscaler: Path | None = None, apart: bool = True
+    ) -> None:
         """Args:
         folder: for logs.
         environment: of all its processes.
         autoscaler: the YAML file by which the head starts and stops further nodes by itself; without it, nobody does.
+        apart: whether each node has a temporary folder of its own, as on a machine of its own.
         """
         self._folder = folder
-        self._autoscaler = autoscaler
+        self._autoscaler, self._apart = autoscaler, apart
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.environment = {
             **inherited, **environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex,
             "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1",
         }  # fmt: skip
-        # One folder for each node, where it unpacks a job's code; short, for sockets lie there.
+        # Where nodes unpack a job's code; short, for sockets lie there.
         self._temp = f"/tmp/r{uuid.uuid4().hex[:6]}"
         self._port, self.dashboard = free_port(), free_port()
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -149,7 +152,8 @@ class Nodes:
 
     def _start(self, arguments: Sequence[str], wrap: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         number = len(self._processes)
-        line = [*wrap, str(_BIN / "ray"), "start", "--block", f"--temp-dir={self._temp}-{number}",
+        own = [f"--temp-dir={self._temp}-{number}"] if self._apart or number == 0 else []  # else the head's
+        line = [*wrap, str(_BIN / "ray"), "start", "--block", *own,
                 "--node-ip-address=127.0.0.1", f"--object-store-memory={_STORE}", "--include-log-monitor=false",
                 f"--dashboard-agent-listen-port={free_port()}", *arguments]  # fmt: skip
         with (self._folder / f"node-{number}.log").open("wb") as log:

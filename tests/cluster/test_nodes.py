@@ -96,6 +96,15 @@ def test_a_job_on_three_nodes_outlives_one_of_them(tmp_path: Path, images: Path)
     assert tables(storage) == tables(tmp_path / "undisturbed")
 
 
+def test_a_job_on_nodes_that_unpack_its_code_over_one_another(tmp_path: Path, images: Path) -> None:
+    storage = tmp_path / "results"
+    with Nodes(tmp_path, apart=False) as cluster:
+        cluster.add()
+        cluster.add()
+        cluster.submit(*arguments(tmp_path, images, {"z": {"mu": 0}}, epochs=2), "--storage", storage, job="sweep")
+        assert cluster.end_of("sweep", 300) == "SUCCEEDED", cluster.logs("sweep")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
 def test_a_node_that_does_not_see_the_storage_is_named_before_training(tmp_path: Path, images: Path) -> None:
     storage = tmp_path / "results"
