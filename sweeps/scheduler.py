@@ -255,8 +255,9 @@ class _Messages(tune.Callback):
 
 
 def _reason(trial: Any) -> str:
-    """Why a trial's worker died, in a line."""
-    lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
+    """Why a trial's worker died, in a line: the last of the file in the driver's folder, which Tune copies too late to ask."""
+    file = Path(trial.error_file) if trial.error_file else None
+    lines = [line for line in file.read_text().splitlines() if line.strip()] if file and file.exists() else []
     return lines[-1].strip().removeprefix("ray.exceptions.RayActorError: ") if lines else "killed, or its machine is gone"
 
 
@@ -353,8 +354,9 @@ def run(
             tune.report({"failed": reason})
         tune.report({"done": True})  # Tune prints a line for a trial that never reported anything
 
-    # Its tracebacks of workers that died: progress says so, in a line.
-    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+    # Its tracebacks of workers that died, and its list of their trials: progress says so, in a line for each.
+    for name in ("execution.tune_controller", "tune"):
+        logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
     resources = cluster.resources(plan, gpus_per_trial)
     heap.settle()
     with Store(storage).scratch() as scratch:
