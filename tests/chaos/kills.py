@@ -50,6 +50,7 @@ TABLES = ("table.csv", "contrasts.csv", "table.tex", "trials.csv")
 _DEATHS = 3  # of one trial's workers, after which the next would end it (sweeps.scheduler.MAX_DEATHS)
 _GRACE = 10.0  # seconds in which the processes of a dead driver are gone
 _LIMIT = 600.0  # seconds for one command
+_MISSES = 3  # sweeps in a row that ended before any kill, after which the kills are held to miss
 #: Measured by a clock, so no two runs agree.
 _CLOCK = {"time", "seconds", "images_per_second"}
 #: Tags that tell of the command or the storage.
@@ -119,11 +120,17 @@ class Command:
 
 @dataclass
 class Undisturbed:
-    """What every torn sweep is held against: its command, how long it took, and after how long a worker first took a trial."""
+    """What every torn sweep is held against: its command, its seconds, and those until a worker first took a trial."""
 
     command: Command
     seconds: float
     startup: float
+
+    @property
+    def last(self) -> float:
+        """Seconds after which the last thing was begun; a worker that is to be killed later may have nothing left to do."""
+        times = [event["time"] for event in self.command.events()]
+        return self.startup + times[-1] - times[0]
 
     def progress(self, instant: float) -> tuple[int, float]:
         """What an instant of this sweep is for one of another speed: how much was begun, and the seconds since the last."""
@@ -316,14 +323,14 @@ def torn_sweeps(
     found: list[str] = []
     work = whole.seconds - whole.startup
     # Long enough that the kills together reach the end of a sweep, though each start-up counts.
-    longest = whole.startup + 4 * work / max(kills, 4)
-    spent, number = 0, 0
+    longest = whole.startup + 4 * work / max(kills, 6)
+    spent, number, missed = 0, 0, 0
     while spent < kills:
         number += 1
         torn = Torn(Command(folder / f"torn-{number}", whole.command.grid, whole.command.data), say=say)
         try:
             if what == "worker":
-                instants = sorted(draw.uniform(whole.startup, whole.seconds) for _ in range(kills - spent))
+                instants = sorted(draw.uniform(whole.startup, whole.last) for _ in range(kills - spent))
                 kill_workers(torn, [whole.progress(instant) for instant in instants], draw)
             else:
                 tear = kill_driver if what == "driver" else interrupt_driver
@@ -339,7 +346,8 @@ def torn_sweeps(
         say(f"sweep {number}: {torn.kills} kills, {len(torn.faults)} faults")
         found += torn.faults
         spent += torn.kills
-        if not torn.kills:
+        missed = 0 if torn.kills else missed + 1
+        if missed == _MISSES:
             found.append("no kill hit")
             break
     return found
