@@ -194,10 +194,12 @@ class Tracker:
             time.sleep(_PAUSE)
 
     def _open(self) -> None:
-        # Without these, MLflow's client retries a dead server for over a minute, and reports its own use over the network.
+        # Without these, MLflow's client retries a dead server for over a minute, reports its own use over the network, and
+        # prints a server's addresses of every run and of its experiment.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         # Says of every model that pickles can do harm; ours are the user's own.

@@ -185,17 +185,20 @@ def _gone(processes: list[psutil.Process]) -> float | None:
     """Seconds until all have ended; None where some live on."""
     began = time.monotonic()
     while time.monotonic() - began < _GRACE:
-        if not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in _readable(processes)):
+        if not _living(processes):
             return time.monotonic() - began
         time.sleep(0.02)
     return None
 
 
-def _readable(processes: list[psutil.Process]) -> Iterator[psutil.Process]:
+def _living(processes: list[psutil.Process]) -> list[str]:
+    """Names of those that have not ended."""
+    names = []
     for process in processes:
-        with suppress(psutil.Error):
-            process.status()
-            yield process
+        with suppress(psutil.Error):  # any question may meet its end
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                names.append(process.name())
+    return names
 
 
 # -- tearing -------------------------------------------------------------------------------------------------------------
@@ -245,7 +248,7 @@ def kill_driver(torn: Torn, delay: float, draw: random.Random) -> bool:
         seconds = _gone(family)
         gone = "" if seconds is None else f"; its {len(family)} processes gone in {seconds:.2f} s"
         if seconds is None:
-            torn.note(f"processes live on: {[process.name() for process in _readable(family)]}")
+            torn.note(f"processes live on: {_living(family)}")
     torn.say(f"kill {torn.kills} after {delay:5.1f} s: {doing}{gone}")
     torn.remember()
     return True
