@@ -79,6 +79,14 @@ class Sweep:
     searched: Searched | None = None
 
 
+def prepare() -> None:
+    """Imports what a page is made with: seconds that pass at best while other processes finish their work."""
+    import jinja2  # noqa: F401
+    import scipy.stats  # noqa: F401
+
+    from evaluation import comparisons, style  # noqa: F401
+
+
 def write_page(path: Path, sweep: Sweep, data_dir: Path, images: Images | None = None) -> Path:
     """Writes the page, whole or not at all; one that is there already and says the same is left as it is.
 

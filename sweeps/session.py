@@ -131,7 +131,7 @@ class Session:
         undrawn = [key for key in done if draw and not store.is_drawn(plan.trials[key])]
         if not open_keys and not undrawn and source is None:
             return
-        from sweeps import cluster, scheduler
+        from sweeps import cluster, page, scheduler
         from sweeps.drawing import Drawings
 
         try:
@@ -169,6 +169,7 @@ class Session:
                 records = [store.record(plan.trials[key], skipped=self.outcome.skipped.get(key)) for key in open_keys]
                 self.outcome.interrupted = cut_short or any(record.status == "open" for record in records)
                 if not self.outcome.interrupted:
+                    page.prepare()  # while the last figures are drawn
                     self.outcome.undrawn |= drawings.wait()
         except KeyboardInterrupt:
             self.outcome.interrupted = True
