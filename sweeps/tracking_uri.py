@@ -51,9 +51,12 @@ def check(uri: str) -> None:
             raise InputError(f"--tracking-uri {uri}: {existing} cannot be written to")
         if file.exists():
             try:
-                with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+                # Not read-only: what a killed process left half-written is rolled back by the next one that opens the file.
+                with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)) as database:
                     database.execute("PRAGMA schema_version")
             except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:  # another process writes; MLflow waits
+                    return
                 raise InputError(f"--tracking-uri {uri}: {file} is no SQLite database ({error})") from None
     elif not re.match(r"^(postgresql|mysql|mssql|databricks)(\+\w+)?:|^databricks$", uri):
         raise InputError(f"--tracking-uri {uri}: give http://..., sqlite:///FILE or another database (no folder of files)")

@@ -342,7 +342,7 @@ def torn_sweeps(
                 torn.command.start()
                 if (code := torn.command.end()) != 0:
                     torn.note(f"exit code {code} of the last command; {torn.command.log.read_text()[-3000:]}")
-            for fault in faults(whole.command, torn):
+            for fault in faults(whole.command, torn) if torn.command.process.returncode == 0 else ():
                 torn.note(fault)
         except TimeoutError as error:
             torn.note(str(error))

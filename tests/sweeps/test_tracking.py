@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,6 +196,21 @@ def test_a_file_that_is_no_database_is_refused_before_anything_starts(tmp_path: 
     for path in (tmp_path, tmp_path / "x.db"):
         with pytest.raises(InputError, match="is no SQLite database"):
             tracking_uri.check(f"sqlite:///{path}")
+
+
+def test_a_database_that_a_killed_process_left_amid_a_transaction_or_that_another_writes_is_taken(tmp_path: Path) -> None:
+    busy, killed = tmp_path / "busy.db", tmp_path / "killed.db"
+    with closing(sqlite3.connect(busy, isolation_level=None)) as database:
+        database.execute("CREATE TABLE t (x TEXT)")
+        database.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the end
+        database.execute("BEGIN EXCLUSIVE")
+        database.executemany("INSERT INTO t VALUES (?)", [("x" * 1000,)] * 100)
+        for suffix in ("", "-journal"):
+            shutil.copy(f"{busy}{suffix}", f"{killed}{suffix}")
+        tracking_uri.check(f"sqlite:///{busy}")
+        tracking_uri.check(f"sqlite:///{killed}")
+    with closing(sqlite3.connect(killed)) as database:
+        assert database.execute("SELECT count(*) FROM t").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "ftp://x", "http://localhost:abc"])
