@@ -256,8 +256,8 @@ class _Messages(tune.Callback):
 
 def _reason(trial: Any) -> str:
     """Why a trial's worker died, in a line: the last of the file in the driver's folder, which Tune copies too late to ask."""
-    file = Path(trial.error_file) if trial.error_file else None
-    lines = [line for line in file.read_text().splitlines() if line.strip()] if file and file.exists() else []
+    said = Path(trial.error_file).read_text() if trial.error_file else ""
+    lines = [line for line in said.splitlines() if line.strip()]
     return lines[-1].strip().removeprefix("ray.exceptions.RayActorError: ") if lines else "killed, or its machine is gone"
 
 

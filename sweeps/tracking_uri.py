@@ -52,12 +52,11 @@ def check(uri: str) -> None:
         if file.exists():
             try:
                 # Not read-only: what a killed process left half-written is rolled back by the next one that opens the file.
-                with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)) as database:
+                with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=0)) as database:
                     database.execute("PRAGMA schema_version")
             except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:  # another process writes; MLflow waits
-                    return
-                raise InputError(f"--tracking-uri {uri}: {file} is no SQLite database ({error})") from None
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:  # for one that writes, MLflow waits
+                    raise InputError(f"--tracking-uri {uri}: {file} is no SQLite database ({error})") from None
     elif not re.match(r"^(postgresql|mysql|mssql|databricks)(\+\w+)?:|^databricks$", uri):
         raise InputError(f"--tracking-uri {uri}: give http://..., sqlite:///FILE or another database (no folder of files)")
 

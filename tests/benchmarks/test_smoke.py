@@ -11,9 +11,8 @@ import pytest
 import yaml
 
 from tests.benchmarks import bench_core
+from tests.benchmarks.bench_engine import ROOT
 from tests.conftest import TINY, image_folder
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(*line: str | Path | int) -> list[str]:

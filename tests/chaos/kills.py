@@ -127,15 +127,14 @@ class Undisturbed:
     startup: float
 
     @property
-    def last(self) -> float:
-        """Seconds after which the last thing was begun; a worker that is to be killed later may have nothing left to do."""
+    def begun(self) -> list[float]:
+        """Seconds after which each thing was begun; a worker to be killed after the last may have nothing left to do."""
         times = [event["time"] for event in self.command.events()]
-        return self.startup + times[-1] - times[0]
+        return [self.startup + at - times[0] for at in times]
 
     def progress(self, instant: float) -> tuple[int, float]:
         """What an instant of this sweep is for one of another speed: how much was begun, and the seconds since the last."""
-        times = [event["time"] for event in self.command.events()]
-        elapsed = [self.startup + at - times[0] for at in times]
+        elapsed = self.begun
         begun = bisect_right(elapsed, instant)
         return begun, instant - elapsed[begun - 1]
 
@@ -333,7 +332,7 @@ def torn_sweeps(
         torn = Torn(Command(folder / f"torn-{number}", whole.command.grid, whole.command.data), say=say)
         try:
             if what == "worker":
-                instants = sorted(draw.uniform(whole.startup, whole.last) for _ in range(kills - spent))
+                instants = sorted(draw.uniform(whole.startup, whole.begun[-1]) for _ in range(kills - spent))
                 kill_workers(torn, [whole.progress(instant) for instant in instants], draw)
             else:
                 tear = kill_driver if what == "driver" else interrupt_driver
