@@ -16,7 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from core.datasets import describe_datasets, is_dataset, normal_name
 from core.errors import InputError
-from core.models import ENCODERS, IMAGE_SIZE
+from core.image_decoding import IMAGE_SIZE
+from core.models import ENCODERS
 from core.pairing import PAIRINGS
 
 if TYPE_CHECKING:
@@ -106,15 +107,15 @@ class Augmentation(BaseModel):
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
-        faults = [
+        errors = [
             f"{name}: {list(value)} is no range, its first number is the greater one"
             for name, value in (("crop", self.crop), ("crop_ratio", self.crop_ratio), ("blur", self.blur))
             if value is not None and value[0] > value[1]
         ]
         if self.crop is not None and self.crop[0] == 0:
-            faults.append("crop: an area of 0 cannot be cropped")
-        if faults:
-            raise ValueError("; ".join(faults))
+            errors.append("crop: an area of 0 cannot be cropped")
+        if errors:
+            raise ValueError("; ".join(errors))
         return self
 
 
@@ -165,28 +166,30 @@ class TrialConfig(BaseModel):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
-        faults = []
+        errors = []
         if self.method not in METHODS:
-            faults.append(f"method: {self.method!r} is not one of {', '.join(METHODS)}{suggest(self.method, list(METHODS))}")
+            errors.append(
+                f"method: {self.method!r} is not one of {', '.join(METHODS)}{did_you_mean(self.method, list(METHODS))}"
+            )
         if self.pairing not in PAIRINGS:
-            faults.append(f"pairing: {self.pairing!r} is not one of {', '.join(PAIRINGS)}")
+            errors.append(f"pairing: {self.pairing!r} is not one of {', '.join(PAIRINGS)}")
         if self.encoder not in ENCODERS:
-            faults.append(f"encoder: {self.encoder!r} is not one of {', '.join(ENCODERS)}")
+            errors.append(f"encoder: {self.encoder!r} is not one of {', '.join(ENCODERS)}")
         for field, name, anomalies in [("dataset", self.dataset, False)] + [
             ("anomaly_datasets", name, True) for name in self.anomaly_datasets
         ]:
             if not is_dataset(name, anomalies=anomalies):
-                faults.append(f"{field}: {name!r} is not one of {describe_datasets(anomalies=anomalies)}")
+                errors.append(f"{field}: {name!r} is not one of {describe_datasets(anomalies=anomalies)}")
         if len(set(self.anomaly_datasets)) != len(self.anomaly_datasets):
-            faults.append("anomaly_datasets: a set is named twice")
+            errors.append("anomaly_datasets: a set is named twice")
         if self.parent is not None and not METHODS[self.parent.method].has_encoder:
-            faults.append(
+            errors.append(
                 f"parent: {self.parent.method} has no encoder; for neighbours of the pixels use pairing: pixel-neighbors"
             )
         if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
-            faults.append(f"warmup_epochs: {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
-        if faults:
-            raise ValueError("\n".join(faults))
+            errors.append(f"warmup_epochs: {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        if errors:
+            raise ValueError("\n".join(errors))
         return self
 
     def fields(self) -> dict[str, Any]:
@@ -269,14 +272,14 @@ def _describe(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         model = Augmentation if "augmentation" in fault["loc"] else TrialConfig
         names = [field.alias or name for name, field in model.model_fields.items()]
-        return f"unknown key {path!r}{suggest(str(fault['loc'][-1]), names)}; the keys are {', '.join(names)}"
+        return f"unknown key {path!r}{did_you_mean(str(fault['loc'][-1]), names)}; the keys are {', '.join(names)}"
     message = str(fault["msg"]).removeprefix("Value error, ")
     if not path:
         return message
     return f"{path}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
 
 
-def suggest(name: str, choices: list[str]) -> str:
+def did_you_mean(name: str, choices: list[str]) -> str:
     """`` (did you mean 'x'?)`` where a choice resembles the name, else nothing."""
     from difflib import get_close_matches
 
@@ -301,24 +304,24 @@ def resolve_precision(config: TrialConfig, *, gpu: bool, cpu_flags: frozenset[st
 
 def check_sizes(config: TrialConfig, splits: Splits) -> None:
     """Raises InputError where there are too few images for the probe's validation, a batch, or the neighbours."""
-    faults = []
+    errors = []
     if len(splits.validation) == 0:
-        faults.append(f"{config.dataset}: no class has two train images, so none can be held out as validation")
+        errors.append(f"{config.dataset}: no class has two train images, so none can be held out as validation")
     held_out = " (a tenth is held out)"
     for name, n in (("train", len(splits.train)), ("test", len(splits.test))):
         images = f"the {n} {name} images of {config.dataset}{held_out if name == 'train' else ''}"
         if config.trained and n < config.batch_size:
-            faults.append(f"batch_size: {config.batch_size} is more than {images}")
+            errors.append(f"batch_size: {config.batch_size} is more than {images}")
         if config.method == "vicreg" and PAIRINGS[config.pairing].table and n <= config.neighbors_k:
-            faults.append(f"neighbors_k: {config.neighbors_k} needs more than {images}")
+            errors.append(f"neighbors_k: {config.neighbors_k} needs more than {images}")
         if name == "train" and config.method == "laplacian-eigenmaps" and n <= config.graph_neighbors:
-            faults.append(f"graph_neighbors: {config.graph_neighbors} needs more than {images}")
+            errors.append(f"graph_neighbors: {config.graph_neighbors} needs more than {images}")
         if name == "train" and config.method in ("laplacian-eigenmaps", "pca") and n < config.representation_dim + 2:
-            faults.append(f"representation_dim: {config.representation_dim} for {config.method} needs more than {images}")
+            errors.append(f"representation_dim: {config.representation_dim} for {config.method} needs more than {images}")
     if config.method == "pca" and config.representation_dim > IMAGE_PIXELS:
-        faults.append(f"representation_dim: {config.representation_dim} for pca is more than the {IMAGE_PIXELS} pixels")
-    if faults:
-        raise InputError(faults)
+        errors.append(f"representation_dim: {config.representation_dim} for pca is more than the {IMAGE_PIXELS} pixels")
+    if errors:
+        raise InputError(errors)
 
 
 def trial_key(config: TrialConfig, identities: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core import digits_m, folders, vision
+from core import digits_m, folders, torchvision_datasets
 from core.errors import InputError
 
 FOLDER = "folder:"
@@ -103,8 +103,8 @@ DATASETS: dict[str, Source] = {
     "digits-m-patches": Source(_arrays(digits_m.load_patches), digits_m.VERSION, 0, "digits-m's backgrounds, no digit"),
     "digits-m-black": Source(_arrays(digits_m.load_black), digits_m.VERSION, 0, "digits-m's digits on black"),
     **{
-        name: Source(_arrays(vision.loader(name)), "torchvision", train_images, f"{name} by torchvision")
-        for name, train_images in vision.TRAIN_IMAGES.items()
+        name: Source(_arrays(torchvision_datasets.loader(name)), "torchvision", train_images, f"{name} by torchvision")
+        for name, train_images in torchvision_datasets.TRAIN_IMAGES.items()
     },
 }
 
@@ -169,7 +169,7 @@ def load_validation_anomalies(name: str, data_dir: Path) -> ImageSet | None:
         InputError: if an image of such a folder is broken.
     """
     if name.startswith(FOLDER):
-        if not folders.for_choosing(Path(name.removeprefix(FOLDER))):
+        if not folders.has_validation_split(Path(name.removeprefix(FOLDER))):
             return None
         train = load(name, data_dir, "train")
     else:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.files import load_arrays, save_arrays
-from core.models import IMAGE_SIZE
+from core.atomic_files import load_arrays, save_arrays
+from core.image_decoding import IMAGE_SIZE
 
 #: Raised with every change of the images; tests pin their checksum.
 VERSION = "1"

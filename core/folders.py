@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from core.atomic_files import load_arrays, load_json, save_arrays, save_json
 from core.errors import InputError
-from core.files import load_arrays, load_json, save_arrays, save_json
-from core.images import decode
+from core.image_decoding import decode
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 #: Raised when the same files would decode to other bytes.
@@ -29,20 +29,20 @@ Loaded = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], None]
 def content_hash(root: Path, data_dir: Path, *, anomalies: bool) -> str:
     """A hash over the names and bytes of the images that count; kept for as long as names, sizes and times do not change.
 
-    Of a set of anomalies, ``train/`` counts too where trials are chosen by its images (:func:`for_choosing`).
+    Of a set of anomalies, ``train/`` counts too where trials are chosen by its images (:func:`validation_anomalies_`).
 
     Raises:
         InputError: if the folder is missing or not laid out as a data set.
     """
-    parts = ["train", "test"] if not anomalies else ["anomalies", "train"] if for_choosing(root) else ["anomalies"]
+    parts = ["train", "test"] if not anomalies else ["anomalies", "train"] if has_validation_split(root) else ["anomalies"]
     content = hashlib.sha256()
     for split in parts:
         content.update(f"{split}:{_split_hash(root, data_dir, split)}\n".encode())
     return content.hexdigest()[:20]
 
 
-def for_choosing(root: Path) -> bool:
-    """Whether a folder of anomalies is laid out as a data set, so that trials can be chosen by its train images.
+def has_validation_split(root: Path) -> bool:
+    """Whether a folder of anomalies has train images, which a search may look at.
 
     Without ``test/`` every image is one of the anomalies that are tested on.
     """
@@ -84,10 +84,10 @@ def _list(root: Path, split: str) -> tuple[list[Path], NDArray[np.int64], tuple[
         if not files:
             raise InputError(f"folder:{root}: no images below {base} (endings: {' '.join(ENDINGS)})")
         return files, np.zeros(len(files), dtype=np.int64), (root.name,)
-    faults = [f"folder:{root}: {name}/ is missing (a data set has class folders below train/ and test/)"
+    errors = [f"folder:{root}: {name}/ is missing (a data set has class folders below train/ and test/)"
               for name in ("train", "test") if not (root / name).is_dir()]  # fmt: skip
-    if faults:
-        raise InputError(faults)
+    if errors:
+        raise InputError(errors)
     classes = {name: _classes(root / name) for name in ("train", "test")}
     if len(classes["train"]) < 2:
         found = ", ".join(classes["train"]) or "none"
@@ -153,11 +153,11 @@ def _decode_all(root: Path, files: list[Path]) -> NDArray[np.uint8]:
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(_decode_one, files, chunksize=64))
-    faults = [(file, result) for file, result in zip(files, results, strict=True) if isinstance(result, str)]
-    if faults:
-        more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        shown = "; ".join(f"{file.relative_to(root)} ({reason})" for file, reason in faults[:_SHOWN])
-        raise InputError(f"folder:{root}: {len(faults)} broken image(s), mend or remove them: {shown}{more}")
+    errors = [(file, result) for file, result in zip(files, results, strict=True) if isinstance(result, str)]
+    if errors:
+        more = f" and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        shown = "; ".join(f"{file.relative_to(root)} ({reason})" for file, reason in errors[:_SHOWN])
+        raise InputError(f"folder:{root}: {len(errors)} broken image(s), mend or remove them: {shown}{more}")
     return np.stack([result for result in results if not isinstance(result, str)])
 
 

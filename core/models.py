@@ -18,9 +18,6 @@ from core.rng import torch_seed
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: The side of the images, in pixels, that all encoders take.
-IMAGE_SIZE = 32
-
 
 def resnet18(representation_dim: int) -> tuple[nn.Module, nn.Module]:
     """ResNet-18 for 32x32 images (3x3 stem with stride 1, no max-pool; He et al. 2016, sec. 4.2) and a two-layer head."""

@@ -17,8 +17,9 @@ from core.augment import Batch, Draws, augment, draw, to_float
 from core.config import Augmentation, TrialConfig
 from core.datasets import ImageSet, Splits
 from core.embed import as_tensor, embed, pixels
+from core.image_decoding import IMAGE_SIZE
 from core.loss import LossTerms, vicreg_loss
-from core.models import IMAGE_SIZE, build_classifier, build_projector
+from core.models import build_classifier, build_projector
 from core.neighbors import neighbor_table, neighbor_table_within
 from core.pairing import PAIRINGS, Indices, PairingContext, PairStatistics, pair_statistics
 from core.rng import generator

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from core.augment import Batch
+from core.compute_settings import compute_settings
 from core.config import TrialConfig, check_sizes
+from core.cuda_graph import CudaGraphStep
 from core.datasets import Splits
 from core.errors import NonFiniteLossError
-from core.graphed import GraphedStep
 from core.models import build_encoder
 from core.objectives import build_objective
 from core.pairing import PairStatistics
 from core.rng import generator
-from core.threads import compute_settings
 
 #: One epoch's measurements by name, with ``epoch`` (from 1) and ``time`` (Unix time at its end).
 EpochRecord = dict[str, float]
@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """What training yields.
 
     Attributes:
@@ -76,7 +76,7 @@ def train(
     resume: Checkpoint | None = None,
     deterministic: bool = False,
     on_epoch: Callable[[Checkpoint], None] | None = None,
-) -> Trained:
+) -> TrainResult:
     """Trains the encoder of a config.
 
     Args:
@@ -86,7 +86,7 @@ def train(
         parent: the parent's encoder on that device, for pairings that need one.
         resume: the state to go on from; of the same config, or of one that differs in a smaller number of epochs
             under a schedule that does not depend on it. The result equals an uninterrupted run bit for bit.
-        deterministic: see :func:`core.threads.compute_settings`.
+        deterministic: see :func:`core.compute_settings.compute_settings`.
         on_epoch: called at the end of each epoch with the state.
 
     Raises:
@@ -105,7 +105,7 @@ def train(
             history = (*history, record | {"epoch": epoch, "time": time.time()})
             if on_epoch is not None:
                 on_epoch(run.checkpoint(epoch, history))
-        return Trained(run.encoder.eval(), run.projector.eval(), history, run.objective.pairs())
+        return TrainResult(run.encoder.eval(), run.projector.eval(), history, run.objective.pairs())
 
 
 def untrained_encoder(config: TrialConfig, splits: Splits, device: torch.device | str = "cpu") -> nn.Sequential:
@@ -138,7 +138,7 @@ class _Run:
         self.encoder = untrained_encoder(config, splits, device).to(memory_format=self._layout)
         self.projector = self.objective.top
         self.optimizer = _optimizer(config, [*self.encoder.parameters(), *self.projector.parameters()], self._device)
-        self._graphed = None if self._device.type == "cpu" else GraphedStep()
+        self._graphed = None if self._device.type == "cpu" else CudaGraphStep()
 
     def checkpoint(self, epoch: int, history: tuple[EpochRecord, ...]) -> Checkpoint:
         return Checkpoint(epoch, self.encoder.state_dict(), self.projector.state_dict(), self.optimizer.state_dict(), history)

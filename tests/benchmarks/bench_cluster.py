@@ -25,7 +25,11 @@ def measure(nodes: int, trials: int, images: Path, epochs: int) -> tuple[float, 
     """Seconds from first start to last end, sum of the trials' seconds in their slots, and per cent added."""
     folder = Path(tempfile.mkdtemp(prefix="bench-cluster-"))
     audit = folder / "audit.jsonl"
-    environment = {"CHAOS_AUDIT": str(audit), "CHAOS_AUDIT_ENDS": "1", "PYTHONPATH": str(ROOT / "tests" / "chaos" / "audit")}
+    environment = {
+        "CHAOS_AUDIT": str(audit),
+        "CHAOS_AUDIT_ENDS": "1",
+        "PYTHONPATH": str(ROOT / "tests" / "fault_injection" / "audit"),
+    }
     grid = folder / "equal.yaml"
     fields = {**TINY, "dataset": f"folder:{images}", "anomaly_datasets": [], "batch_size": 32, "epochs": epochs}
     grid.write_text(yaml.safe_dump({"question": "does it scale?", "base": fields, "arms": {"base": {}}}))

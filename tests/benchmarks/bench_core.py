@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from core.augment import augment, draw
+from core.compute_settings import compute_settings
 from core.config import Augmentation, make_config
 from core.datasets import ImageSet, Splits
 from core.neighbors import neighbor_table
-from core.threads import compute_settings
 from core.train import train
 from evaluation.clustering import silhouettes
 

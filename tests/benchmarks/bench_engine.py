@@ -65,7 +65,7 @@ def timed(function: Callable[..., Any], note: Callable[[float], None], clock: Ca
 def trivial_trial(*arguments: Any, **options: Any) -> None:
     """``run_trial`` with metrics and details that are constants."""
     from evaluation.evaluate import Evaluation
-    from sweeps import trial
+    from sweeps.execution import worker
 
     spent: list[float] = []
 
@@ -73,30 +73,30 @@ def trivial_trial(*arguments: Any, **options: Any) -> None:
         kept = timed(on_epoch, lambda seconds: spent.append(-seconds), time.thread_time)
         return original["train"](*arguments, on_epoch=kept, **options)
 
-    def evaluate(evidence: Any, names: Sequence[str]) -> Evaluation:
-        value = evidence.history[-1]["train/loss"] if evidence.history else 0.3
+    def evaluate(inputs: Any, names: Sequence[str]) -> Evaluation:
+        value = inputs.history[-1]["train/loss"] if inputs.history else 0.3
         return Evaluation({name: value * (i + 1) % 1 for i, name in enumerate(names)}, {}, frozenset(), 0.0)
 
-    def compute(name: str, evidence: Any) -> Any:
-        points, labels = evidence.test.representation, evidence.test.labels
+    def compute(name: str, inputs: Any) -> Any:
+        points, labels = inputs.test.representation, inputs.test.labels
         if name.startswith("anomalies/"):
             return {"test": np.arange(len(labels)), "anomalies": np.arange(len(labels)) + 9}
         return {"test": labels if name == "predictions" else points, "test_labels": labels, "variance_share": np.ones(4) / 4}
 
-    original = {"train": trial.train, "evaluate": trial.evaluate}
-    computed = trial.details.compute
+    original = {"train": worker.train, "evaluate": worker.evaluate}
+    computed = worker.details.compute
     try:
-        trial.train, trial.evaluate = (timed(f, spent.append, time.thread_time) for f in (train, evaluate))
-        trial.details.compute = timed(compute, spent.append, time.thread_time)
-        trial.run_trial(*arguments, **options)
+        worker.train, worker.evaluate = (timed(f, spent.append, time.thread_time) for f in (train, evaluate))
+        worker.details.compute = timed(compute, spent.append, time.thread_time)
+        worker.run_trial(*arguments, **options)
     finally:
-        trial.train, trial.evaluate, trial.details.compute = original["train"], original["evaluate"], computed
+        worker.train, worker.evaluate, worker.details.compute = original["train"], original["evaluate"], computed
     _note(arguments[2], "trial", sum(spent))
 
 
 def trivial_drawing(trial: Any, images: Any, storage: Path) -> None:
-    """``draw_trial`` with arrays and pictures that are constants."""
-    from sweeps import drawing
+    """``draw_figures`` with arrays and pictures that are constants."""
+    from sweeps.execution import figure_tasks
 
     spent: list[float] = []
 
@@ -104,13 +104,13 @@ def trivial_drawing(trial: Any, images: Any, storage: Path) -> None:
         points = others["projection"]["test"]
         return {"test": points[:, :2], "images": np.arange(len(points)), "centers": np.zeros((2, 2))}
 
-    original = drawing.derive, drawing.draw
+    original = figure_tasks.derive, figure_tasks.draw
     try:
-        drawing.derive = timed(derive, spent.append, time.thread_time)
-        drawing.draw = timed(lambda *_: bytes(50_000), spent.append, time.thread_time)
-        drawing.draw_trial(trial, images, storage)
+        figure_tasks.derive = timed(derive, spent.append, time.thread_time)
+        figure_tasks.draw = timed(lambda *_: bytes(50_000), spent.append, time.thread_time)
+        figure_tasks.draw_trial(trial, images, storage)
     finally:
-        drawing.derive, drawing.draw = original
+        figure_tasks.derive, figure_tasks.draw = original
     _note(storage, "drawing", sum(spent))
 
 
@@ -186,38 +186,41 @@ def measure(folder: Path, *, mlflow: bool) -> dict[str, Any]:
     """Runs the grid in this process; returns its figures."""
     from ray import cloudpickle
 
-    from sweeps import cluster, contrasts, drawing, page, run, scheduler, tracking
-    from sweeps.progress import Progress
-    from sweeps.session import _Meter
+    from sweeps import run
+    from sweeps.analysis import contrasts
+    from sweeps.execution import cluster, figure_tasks, tune_backend
+    from sweeps.execution.progress import Progress
+    from sweeps.execution.runner import SlotTimeMeter
+    from sweeps.tracking import tracker
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    scheduler.run_trial, drawing.draw_trial = trivial_trial, trivial_drawing
+    tune_backend.run_trial, figure_tasks.draw_trial = trivial_trial, trivial_drawing
     loop, phases = Loop(), dict.fromkeys((*_PHASES, "mlflow cpu"), 0.0)
 
     def add(name: str) -> Callable[[float], None]:
         return lambda seconds: phases.update({name: phases[name] + seconds})
 
-    for listener in (tracking.Tracker, Progress, drawing.Drawings, _Meter):
-        group = "tracker" if listener is tracking.Tracker else "others"
-        loop.watch(listener, ("started", "epoch", "ended"), group)
-    loop.watch(scheduler._Messages, ("on_trial_start", "on_trial_result", "on_trial_error"), "all calls")
-    loop.watch(scheduler._DependencySearcher, ("suggest", "on_trial_complete"), "all calls")
+    for callback in (tracker.Tracker, Progress, figure_tasks.Drawings, SlotTimeMeter):
+        group = "tracker" if callback is tracker.Tracker else "others"
+        loop.watch(callback, ("started", "epoch", "ended"), group)
+    loop.watch(tune_backend._Messages, ("on_trial_start", "on_trial_result", "on_trial_error"), "all calls")
+    loop.watch(tune_backend._DependencySearcher, ("suggest", "on_trial_complete"), "all calls")
     loop.watch_rounds()
-    for owner, name in ((cluster, "connect"), (scheduler, "run"), (drawing.Drawings, "wait"), (contrasts, "of_sweep"),
-                        (page, "write_page"), (tracking.Tracker, "close"), (cluster, "disconnect")):  # fmt: skip
+    for owner, name in ((cluster, "connect"), (scheduler, "run"), (figure_tasks.Drawings, "wait"), (contrasts, "of_sweep"),
+                        (page, "write_page"), (tracker.Tracker, "close"), (cluster, "disconnect")):  # fmt: skip
         setattr(owner, name, timed(getattr(owner, name), add(name), time.perf_counter))
-    tune_loop, work = scheduler.run, tracking.Tracker._work
+    tune_loop, work = tune_backend.run, tracker.Tracker._work
 
     def looped(*arguments: Any, **options: Any) -> Any:
         with loop.during():
             return tune_loop(*arguments, **options)
 
-    def dropped(tracker: tracking.Tracker) -> None:
+    def dropped(tracker: tracker.Tracker) -> None:
         while tracker._queue.get() is not None:
             pass
 
-    scheduler.run = looped
-    tracking.Tracker._work = timed(work if mlflow else dropped, add("mlflow cpu"), time.thread_time)  # type: ignore[method-assign]
+    tune_backend.run = looped
+    tracker.Tracker._work = timed(work if mlflow else dropped, add("mlflow cpu"), time.thread_time)  # type: ignore[method-assign]
     started = time.perf_counter()
     code = run.main(_command(folder))
     wall = time.perf_counter() - started

@@ -17,11 +17,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
-from sweeps.grid import load_grid, parse_settings
-from sweeps.hardware import cpu_flags
-from sweeps.images import Images, load_images
-from sweeps.plan import Plan, Trial, make_plan
-from sweeps.store import Store
+from sweeps.execution.machine import cpu_flags
+from sweeps.planning.arms import parse_settings
+from sweeps.planning.grid_file import load_grid
+from sweeps.planning.planner import make_plan
+from sweeps.planning.trial import Plan, Trial
+from sweeps.storage.image_sets import Images, load_images
+from sweeps.storage.trial_store import TrialStore
 
 HEADLINE = ("probe_accuracy", "probe_accuracy_backbone", "probe_accuracy_study", "anomaly_auc", "silhouette", "projection_std")
 _images: list[Images] = []  # of the whole study; the processes inherit them
@@ -31,7 +33,7 @@ def one_trial(trial: Trial, storage: Path, gpu: bool, deterministic: bool) -> di
     """Runs in a process of its own: the trial, and what it took."""
     import torch
 
-    from sweeps.trial import run_trial
+    from sweeps.execution.worker import run_trial
 
     started, epochs = time.perf_counter(), [0.0]
 
@@ -46,7 +48,7 @@ def one_trial(trial: Trial, storage: Path, gpu: bool, deterministic: bool) -> di
             "gpu_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if gpu else 0.0}  # fmt: skip
 
 
-def describe(trial: Trial, store: Store, took: dict[str, Any]) -> dict[str, Any]:
+def describe(trial: Trial, store: TrialStore, took: dict[str, Any]) -> dict[str, Any]:
     """What is printed and kept of a trial."""
     training, results = store.training(trial.key), store.results(trial.key)
     assert training is not None
@@ -59,16 +61,16 @@ def describe(trial: Trial, store: Store, took: dict[str, Any]) -> dict[str, Any]
     return row | took | {"metrics": values}
 
 
-def run_all(plan: Plan, store: Store, storage: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+def run_all(plan: Plan, store: TrialStore, storage: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """All trials of a plan, each once what it waits for is trained; a line for each as it ends."""
-    waiting = {key: trial for key, trial in plan.trials.items() if key in plan.wanted}
+    waiting = {key: trial for key, trial in plan.trials.items() if key in plan.requested}
     running: dict[Future[dict[str, Any]], Trial] = {}
     rows: list[dict[str, Any]] = []
     context = multiprocessing.get_context("fork")  # before CUDA is touched: the images are inherited, not copied
     with ProcessPoolExecutor(options.at_once, mp_context=context) as pool:
         while waiting or running:
             for key, trial in list(waiting.items()):
-                if all(store.is_trained(k) for k in plan.waits_for(trial)):
+                if all(store.is_trained(k) for k in plan.dependencies(trial)):
                     del waiting[key]
                     running[pool.submit(one_trial, trial, storage, options.gpu, options.deterministic)] = trial
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
@@ -109,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     _images[:] = [load_images(plan.trials.values(), options.data)]
     loaded = time.perf_counter()
     storage = options.storage or Path(tempfile.mkdtemp(prefix="bench-study-"))
-    rows = run_all(plan, Store(storage), storage, options)
+    rows = run_all(plan, TrialStore(storage), storage, options)
     whole = time.perf_counter() - loaded
     print(f"{len(rows)} trials, {options.at_once} at once: {whole:.1f} s, and {loaded - started:.1f} s to load the images")
     if options.out:

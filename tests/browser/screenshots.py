@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 from mlflow import MlflowClient
 from PIL import Image
 
-from sweeps.charts import view_path
+from sweeps.tracking.view import view_path
 from tests.browser.chromium import Browser
 from tests.browser.mlflow_ui import choose, open_comparison, parallel_coordinates, prepare, server
 

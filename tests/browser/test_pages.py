@@ -12,13 +12,13 @@ import pytest
 from mlflow import MlflowClient
 
 from core.datasets import ImageSet, Splits
-from sweeps import page
-from sweeps.charts import view_path
-from sweeps.drawing import draw_trial
-from sweeps.images import Images
-from sweeps.plan import Plan
-from sweeps.store import Store
-from sweeps.trial import run_trial
+from sweeps.execution.figure_tasks import draw_figures
+from sweeps.execution.worker import run_trial
+from sweeps.planning.trial import Plan
+from sweeps.reporting import html_report
+from sweeps.storage.image_sets import Images
+from sweeps.storage.trial_store import TrialStore
+from sweeps.tracking.view import view_path
 from tests.browser.chromium import Browser
 from tests.browser.mlflow_ui import METRIC, PARAMS, choose, open_comparison, parallel_coordinates, prepare, server
 from tests.conftest import image_set
@@ -40,13 +40,15 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
     splits = Splits(image_set(80), image_set(16, seed=1), image_set(48, seed=2))
     anomalies: dict[str, ImageSet] = {"digits-m-patches": image_set(20, seed=5)}
     images = Images({("digits-m", None): splits}, anomalies)
-    plan, store = tiny_plan(storage, ARMS), Store(storage)
+    plan, store = tiny_plan(storage, ARMS), TrialStore(storage)
     for trial in plan.trials.values():
         run_trial(trial, images, storage)
-        draw_trial(trial, images, storage)
+        draw_figures(trial, images, storage)
     records = [store.record(trial) for trial in plan.trials.values()]
-    about = page.Sweep(plan, records, store, "profile digits-m", "python sweeps/run.py " + "--set x=y " * 20, "0" * 40, ())
-    (storage / "report.html").write_text(page._render("report.html.j2", page._content(about, images)))
+    about = html_report.Sweep(
+        plan, records, store, "profile digits-m", "python sweeps/run.py " + "--set x=y " * 20, "0" * 40, ()
+    )
+    (storage / "report.html").write_text(html_report._render("report.html.j2", html_report._content(about, images)))
     tell(plan, storage, f"sqlite:///{storage / 'mlflow.db'}")
     return plan, storage
 
@@ -101,14 +103,14 @@ def test_mlflow_compares_the_children_over_weights_and_probe_accuracy(sweep: tup
     with server(storage / "mlflow.db") as address:
         client = MlflowClient(address)
         (experiment,) = (e.experiment_id for e in client.search_experiments() if e.name == plan.grid.name)
-        runs = client.search_runs([experiment], f"tags.sweep = '{plan.sweep}' and tags.role = 'trial'")
+        runs = client.search_runs([experiment], f"tags.sweep = '{plan.sweep_id}' and tags.role = 'trial'")
 
         async def visit(browser: Browser) -> Any:
             await open_comparison(browser, address, experiment, [run.info.run_id for run in runs])
             plot = await parallel_coordinates(browser)
             await browser.screenshot(tmp_path / "parallel.png")
             await choose(browser, "Scatter Plot", {"x-axis-selector": METRIC, "y-axis-selector": "anomaly_auc"})
-            await browser.open(address + view_path(experiment, plan.sweep))
+            await browser.open(address + view_path(experiment, plan.sweep_id))
             cards = await browser.wait("document.querySelectorAll('.js-plotly-plot').length > 3 && document.body.innerText")
             return plot, cards
 
@@ -117,4 +119,4 @@ def test_mlflow_compares_the_children_over_weights_and_probe_accuracy(sweep: tup
     for axis in plot["axes"]:
         held = [(run.data.metrics if axis["title"] == METRIC else run.data.params)[axis["title"]] for run in runs]
         assert axis["numeric"] and axis["values"] == [float(value) for value in held], "every child has a number on every axis"
-    assert plan.sweep in cards and "Parallel Coordinates" in cards
+    assert plan.sweep_id in cards and "Parallel Coordinates" in cards

@@ -16,10 +16,10 @@ import psutil
 import pytest
 import yaml
 
-from sweeps.store import Store
-from tests.chaos.kills import TABLES, timeless
+from sweeps.storage.trial_store import TrialStore
 from tests.cluster.nodes import ROOT, Nodes
 from tests.conftest import TINY, image_folder
+from tests.fault_injection.kill_sweeps import TABLES, timeless
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -65,7 +65,7 @@ class Audit:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.environment = {"CHAOS_AUDIT": str(path), "PYTHONPATH": str(ROOT / "tests" / "chaos" / "audit")}
+        self.environment = {"CHAOS_AUDIT": str(path), "PYTHONPATH": str(ROOT / "tests" / "fault_injection" / "audit")}
 
     def epochs(self) -> list[dict[str, Any]]:
         lines = self._path.read_text().splitlines() if self._path.exists() else []
@@ -135,7 +135,7 @@ def test_what_fits_no_node_is_said_at_once_and_a_node_that_comes_later_trains(tm
         late = cluster.add()
         wait_for(lambda: audit.of(late))
         assert cluster.end_of("sweep") == "SUCCEEDED", cluster.logs("sweep")
-    assert sum(map(Store(storage).is_trained, Store(storage).trial_keys())) == 3
+    assert sum(map(TrialStore(storage).is_trained, TrialStore(storage).trial_keys())) == 3
 
 
 def test_an_autoscaler_starts_nodes_for_what_waits_and_stops_them_again(tmp_path: Path, images: Path) -> None:

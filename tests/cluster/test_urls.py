@@ -15,22 +15,22 @@ import torch
 from mlflow import MlflowClient
 from upath import UPath
 
-from core.errors import InputError
-from core.files import (
+from core.atomic_files import (
+    atomic_write,
+    file_lock,
     is_remote,
     load_arrays,
     load_json,
     local_copy,
-    locked,
-    readable,
+    open_for_load,
     save_arrays,
     save_json,
     scratch_folder,
-    whole_file,
 )
-from sweeps import tracking_uri
-from sweeps.storage import Marker, answer, check_folder, storage_path
-from sweeps.study import Study
+from core.errors import InputError
+from sweeps.storage.location import StorageProbe, answer, check_folder, storage_path
+from sweeps.strategies.optuna_study import Study
+from sweeps.tracking import uri
 from tests.cluster.nodes import ROOT
 from tests.cluster.test_nodes import here, tables, wait_for
 from tests.conftest import image_folder
@@ -49,17 +49,17 @@ def test_files_behind_a_url_are_whole_or_absent(url: Path) -> None:
     assert load_json(url / "a" / "x.json") is None and load_arrays(url / "a" / "x.npz") is None
     save_json(url / "a" / "x.json", {"one": 1})
     save_arrays(url / "a" / "x.npz", {"n": np.arange(3)})
-    with whole_file(url / "a" / "x.pt") as temporary:
+    with atomic_write(url / "a" / "x.pt") as temporary:
         torch.save({"w": torch.ones(2)}, temporary)
-    with pytest.raises(KeyError), whole_file(url / "a" / "y.json") as temporary:
+    with pytest.raises(KeyError), atomic_write(url / "a" / "y.json") as temporary:
         temporary.write_text("half")
         raise KeyError
     assert sorted(path.name for path in (url / "a").iterdir()) == ["x.json", "x.npz", "x.pt"]
     assert load_json(url / "a" / "x.json") == {"one": 1}
     assert (load_arrays(url / "a" / "x.npz") or {})["n"].tolist() == [0, 1, 2]
-    with readable(url / "a" / "x.pt") as file:
+    with open_for_load(url / "a" / "x.pt") as file:
         assert torch.equal(torch.load(file, weights_only=True)["w"], torch.ones(2))
-    with local_copy(url / "a" / "x.json") as copy, locked(url / "a" / "lock"), scratch_folder(url, "t-") as scratch:
+    with local_copy(url / "a" / "x.json") as copy, file_lock(url / "a" / "lock"), scratch_folder(url, "t-") as scratch:
         assert copy.name == "x.json" and copy.is_file() and scratch.is_dir()
     assert not copy.exists() and not scratch.exists()
 
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_made_anew_and_a_store_that_is_away_is_not_an_empty_on
 def test_a_node_answers_a_marker(url: Path, tmp_path: Path) -> None:
     for storage in (url, tmp_path):
         check_folder("--storage", storage)
-        with Marker(storage) as marker:
+        with StorageProbe(storage) as marker:
             assert not marker.answered("b") and answer(storage, marker.name, "a") is None
             assert marker.answered("a") and not marker.answered("b")
             assert "FileNotFoundError" in str(answer(tmp_path / "elsewhere", marker.name, "b"))
@@ -93,7 +93,7 @@ def test_what_cannot_be_a_storage_is_said(url: Path) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="nonsense://x"):
         storage_path("nonsense://x")
     with pytest.raises(InputError, match="--tracking-uri: it is missing"):
-        tracking_uri.default_uri(url)
+        uri.default_uri(url)
     assert storage_path("file:///tmp/x") == Path("/tmp/x") and storage_path("results") == Path("results")
 
 

@@ -15,10 +15,10 @@ def key(config: TrialConfig) -> str:
     return trial_key(config, IDS)
 
 
-def faults(**fields: object) -> tuple[str, ...]:
+def errors(**fields: object) -> tuple[str, ...]:
     with pytest.raises(InputError) as error:
         make_config(fields, "arm x")
-    return error.value.faults
+    return error.value.errors
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,15 @@ def faults(**fields: object) -> tuple[str, ...]:
     ids=str,
 )
 def test_a_fault_is_named_with_its_value_and_the_choices(fields: dict[str, object], named: tuple[str, ...]) -> None:
-    found = faults(**fields)
+    found = errors(**fields)
     assert len(found) == 1 and found[0].startswith("arm x: ")
     for text in named:
         assert text in found[0]
 
 
 def test_all_faults_are_reported_at_once() -> None:
-    assert len(faults(mu=-1, epochs=0, lamda=3, augmentation={"flip": 2})) == 4
-    assert len(faults(pairing="x", encoder="y", dataset="z")) == 3
+    assert len(errors(mu=-1, epochs=0, lamda=3, augmentation={"flip": 2})) == 4
+    assert len(errors(pairing="x", encoder="y", dataset="z")) == 3
 
 
 def test_configs_are_frozen() -> None:

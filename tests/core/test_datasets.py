@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from core import digits_m
+from core.atomic_files import save_arrays
 from core.datasets import (
     DATASETS,
     ImageSet,
@@ -23,8 +24,7 @@ from core.datasets import (
     split_validation,
 )
 from core.errors import InputError
-from core.files import save_arrays
-from core.images import decode, to_rgb32
+from core.image_decoding import decode, to_rgb32
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_subset_larger_than_the_set_is_refused(data_dir: Path) -> None:
 # -- folders -------------------------------------------------------------------------------------------------------------
 
 
-def make_folder(root: Path, n: int = 3) -> Path:
+def ensure_dir(root: Path, n: int = 3) -> Path:
     draw = np.random.default_rng(0)
     for split in ("train", "test"):
         for name in ("cat", "dog"):
@@ -136,7 +136,7 @@ def make_folder(root: Path, n: int = 3) -> Path:
 
 
 def test_a_folder_is_read_with_its_classes(tmp_path: Path, data_dir: Path) -> None:
-    root = make_folder(tmp_path / "set")
+    root = ensure_dir(tmp_path / "set")
     (root / "train" / "cat" / ".hidden.png").write_text("not seen")
     (root / "train" / "cat" / "notes.txt").write_text("not seen")
     images = load(f"folder:{root}", data_dir, "train")
@@ -147,7 +147,7 @@ def test_a_folder_is_read_with_its_classes(tmp_path: Path, data_dir: Path) -> No
 
 
 def test_a_folder_is_identified_by_its_content(tmp_path: Path, data_dir: Path) -> None:
-    one, two = make_folder(tmp_path / "one"), make_folder(tmp_path / "two")
+    one, two = ensure_dir(tmp_path / "one"), ensure_dir(tmp_path / "two")
     name = f"folder:{one}"
     before = identify(name, data_dir)
     assert identify(f"folder:{two}", data_dir) == before, "the same files elsewhere are the same set"
@@ -158,21 +158,21 @@ def test_a_folder_is_identified_by_its_content(tmp_path: Path, data_dir: Path) -
 
 
 def test_decoded_images_are_kept_by_content(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make_folder(tmp_path / "set", n=2)
+    root = ensure_dir(tmp_path / "set", n=2)
     first = load(f"folder:{root}", data_dir, "test")
     monkeypatch.setattr("core.folders._decode_all", None)
     assert np.array_equal(load(f"folder:{root}", data_dir, "test").images, first.images)
 
 
 def test_anomalies_may_be_any_images(tmp_path: Path, data_dir: Path) -> None:
-    root = make_folder(tmp_path / "set")
+    root = ensure_dir(tmp_path / "set")
     assert len(load_anomalies(f"folder:{root}", data_dir)) == 6, "of a data set, the test images"
     assert len(load_anomalies(f"folder:{root / 'train' / 'cat'}", data_dir)) == 3, "of any other folder, all"
     assert identify(f"folder:{root}", data_dir, anomalies=True) != identify(f"folder:{root}", data_dir)
 
 
 def test_anomalies_for_choosing_come_from_a_folders_train_images(tmp_path: Path, data_dir: Path) -> None:
-    root = make_folder(tmp_path / "set")
+    root = ensure_dir(tmp_path / "set")
     name = f"folder:{root}"
     chosen = load_validation_anomalies(name, data_dir)
     assert chosen is not None and len(chosen) == 2, "a tenth of each of two classes, at least one"
@@ -197,10 +197,10 @@ def test_anomalies_for_choosing_come_from_a_folders_train_images(tmp_path: Path,
 )
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path, data_dir: Path, break_it: object, message: str) -> None:
     assert callable(break_it)
-    root = break_it(make_folder(tmp_path / "set"))
+    root = break_it(ensure_dir(tmp_path / "set"))
     with pytest.raises(InputError) as error:
         identify(f"folder:{root}", data_dir)
-    assert any(message in fault for fault in error.value.faults)
+    assert any(message in fault for fault in error.value.errors)
 
 
 def test_one_class_is_refused(tmp_path: Path, data_dir: Path) -> None:
@@ -212,7 +212,7 @@ def test_one_class_is_refused(tmp_path: Path, data_dir: Path) -> None:
 
 
 def test_broken_images_are_refused_by_name(tmp_path: Path, data_dir: Path) -> None:
-    root = make_folder(tmp_path / "set")
+    root = ensure_dir(tmp_path / "set")
     whole = (root / "train" / "cat" / "0.png").read_bytes()
     (root / "train" / "cat" / "0.png").write_bytes(whole[: len(whole) // 2])
     (root / "train" / "dog" / "2.png").write_bytes(b"no image at all")
@@ -223,7 +223,7 @@ def test_broken_images_are_refused_by_name(tmp_path: Path, data_dir: Path) -> No
 
 
 def test_a_link_to_nowhere_is_named(tmp_path: Path, data_dir: Path) -> None:
-    root = make_folder(tmp_path / "set")
+    root = ensure_dir(tmp_path / "set")
     (root / "train" / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(InputError, match=r"train/cat/gone.png cannot be read"):
         identify(f"folder:{root}", data_dir)

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.files import remove_scratch, save_json, scratch_folder, whole_file
+from core.atomic_files import atomic_write, remove_scratch, save_json, scratch_folder
 
-HALF = "import os, signal; from pathlib import Path; from core.files import whole_file\n" + (
+HALF = "import os, signal; from pathlib import Path; from core.atomic_files import whole_file\n" + (
     "with whole_file(Path({!r})) as t: t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
 )
 
@@ -21,7 +21,7 @@ def test_what_a_killed_writer_left_vanishes_with_the_next_writing_of_the_file(tm
     assert left.read_text() == "half"
     save_json(tmp_path / "b.json", 1)
     assert left.exists(), "another file's"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("[1]")
         save_json(path, 2)
         assert temporary.exists(), "who lives keeps what it writes"

@@ -12,7 +12,7 @@ from core.augment import augment, draw
 from core.config import Augmentation
 from core.datasets import Splits
 from core.loss import vicreg_loss
-from core.train import Checkpoint, Trained, train
+from core.train import Checkpoint, TrainResult, train
 from tests.conftest import image_set, tiny_config
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -32,11 +32,11 @@ def test_the_loss_equals_float64s() -> None:
     weights = {"lambda_": 25.0, "mu": 25.0, "nu": 1.0, "gamma": 1.0, "epsilon": 1e-4}
     on_gpu = vicreg_loss(za.cuda(), zb.cuda(), **weights)
     reference = vicreg_loss(za.double(), zb.double(), **weights)
-    for value, wanted in zip(on_gpu, reference, strict=True):
-        torch.testing.assert_close(value.cpu().double(), wanted.double(), rtol=1e-4, atol=1e-5)
+    for value, requested in zip(on_gpu, reference, strict=True):
+        torch.testing.assert_close(value.cpu().double(), requested.double(), rtol=1e-4, atol=1e-5)
 
 
-def run(device: str = "cuda", **fields: Any) -> tuple[Trained, dict[int, Checkpoint]]:
+def run(device: str = "cuda", **fields: Any) -> tuple[TrainResult, dict[int, Checkpoint]]:
     """A tiny training, and the state after each epoch."""
     splits = Splits(image_set(512), image_set(32, seed=1), image_set(128, seed=2))
     config = tiny_config(**{"epochs": 3, "batch_size": 64} | fields)
@@ -48,7 +48,7 @@ def run(device: str = "cuda", **fields: Any) -> tuple[Trained, dict[int, Checkpo
     return train(config, splits, device=device, deterministic=True, on_epoch=keep), kept
 
 
-def assert_equal(one: Trained, other: Trained) -> None:
+def assert_equal(one: TrainResult, other: TrainResult) -> None:
     for name, tensor in one.encoder.state_dict().items():
         assert torch.equal(tensor, other.encoder.state_dict()[name]), name
     assert [r["train/loss"] for r in one.history] == [r["train/loss"] for r in other.history]

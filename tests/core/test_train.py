@@ -20,7 +20,7 @@ from core.errors import InputError, NonFiniteLossError
 from core.loss import LossTerms
 from core.models import build_encoder
 from core.objectives import Supervised, Vicreg
-from core.train import Checkpoint, Trained, _Run, learning_rate, train, untrained_encoder
+from core.train import Checkpoint, TrainResult, _Run, learning_rate, train, untrained_encoder
 from tests.conftest import image_set, tiny_config
 
 
@@ -28,11 +28,11 @@ class DiedError(Exception):
     pass
 
 
-def weights(trained: Trained) -> dict[str, torch.Tensor]:
+def weights(trained: TrainResult) -> dict[str, torch.Tensor]:
     return {**trained.encoder.state_dict(), **{f"p.{k}": v for k, v in trained.projector.state_dict().items()}}
 
 
-def assert_same_bits(one: Trained, other: Trained) -> None:
+def assert_same_bits(one: TrainResult, other: TrainResult) -> None:
     a, b = weights(one), weights(other)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -41,7 +41,7 @@ def assert_same_bits(one: Trained, other: Trained) -> None:
         assert {k: v for k, v in x.items() if k not in timings} == {k: v for k, v in y.items() if k not in timings}
 
 
-def run_in_two(config: TrialConfig, splits: Splits, stop: int, parent: nn.Sequential | None) -> Trained:
+def run_in_two(config: TrialConfig, splits: Splits, stop: int, parent: nn.Sequential | None) -> TrainResult:
     """Trains to ``stop``, dies in the epoch after, and resumes from the copied checkpoint."""
     kept: list[Checkpoint] = []
 
@@ -147,7 +147,7 @@ def _poison(run: Any) -> dict[str, float]:
 def test_too_few_images_are_refused_before_anything_starts(splits: Splits) -> None:
     with pytest.raises(InputError) as error:
         train(tiny_config(batch_size=100, pairing="pixel-neighbors", neighbors_k=48), splits)
-    assert len(error.value.faults) == 3  # the batch twice, the test images' neighbours
+    assert len(error.value.errors) == 3  # the batch twice, the test images' neighbours
 
 
 def test_no_validation_images_are_refused() -> None:

@@ -18,32 +18,33 @@ from core.datasets import ImageSet, load, load_anomalies
 from core.embed import Features, embed
 from core.models import build_encoder
 from core.neighbors import exact_distances, farthest, nearest
-from evaluation.evaluate import Evidence, evaluate
+from evaluation.evaluate import evaluate
+from evaluation.inputs import EvaluationInputs
 
 Labels = NDArray[np.int64]
 NAMES = ("anomaly_auc/x", "silhouette", "silhouette_classes", "nmi", "ari", "cluster_accuracy", "rankme", "knn_accuracy")
 
 
-def random_features(seed: int, scale: float) -> Evidence:
+def random_features(seed: int, scale: float) -> EvaluationInputs:
     draw = np.random.default_rng(seed)
 
     def part(n: int, shift: float = 0.0) -> Features:
         points = (draw.normal(size=(n, 12)) * scale + shift).astype(np.float32)
         return Features(points, points, draw.integers(5, size=n))
 
-    return Evidence(part(400), part(50), part(200), 5, {"x": part(150, scale)})
+    return EvaluationInputs(part(400), part(50), part(200), 5, {"x": part(150, scale)})
 
 
-def of_images(train: ImageSet, test: ImageSet, anomalies: ImageSet) -> Evidence:
+def of_images(train: ImageSet, test: ImageSet, anomalies: ImageSet) -> EvaluationInputs:
     encoder = build_encoder("small", 64, 0, torch.full((3,), 0.45), torch.full((3,), 0.25)).eval()
     sizes = ((train, 500), (train, 20), (test, 300), (anomalies, 200))
     chosen = [images.take(np.arange(min(n, len(images)))) for images, n in sizes]
     features = [embed(encoder, images) for images in chosen]
-    return Evidence(*features[:3], len(train.class_names), {"x": features[3]})
+    return EvaluationInputs(*features[:3], len(train.class_names), {"x": features[3]})
 
 
 @pytest.fixture(scope="module", params=["random", "tiny", "digits-m", pytest.param("real", marks=pytest.mark.real_data)])
-def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EvaluationInputs:
     cache = tmp_path_factory.mktemp("cache")
     if request.param in ("random", "tiny"):
         return random_features(3, 1.0 if request.param == "random" else 1e-3)
@@ -77,7 +78,7 @@ def ari(one: Labels, other: Labels) -> float:
     return (pairs[0] - expected) / ((pairs[1] + pairs[2]) / 2 - expected)
 
 
-def test_the_registrys_numbers_are_the_definitions(given: Evidence) -> None:
+def test_the_registrys_numbers_are_the_definitions(given: EvaluationInputs) -> None:
     found = evaluate(given, NAMES)
     assert found.problems == {}
     values = {name: value for name, value in found.values.items() if value is not None}
@@ -105,7 +106,7 @@ def test_the_registrys_numbers_are_the_definitions(given: Evidence) -> None:
     assert values["rankme"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
 
 
-def test_neighbours_near_and_far_are_brute_force(given: Evidence) -> None:
+def test_neighbours_near_and_far_are_brute_force(given: EvaluationInputs) -> None:
     base, queries = given.train.representation, given.test.representation
     distances = np.linalg.norm(queries[:, None].astype(np.float64) - base, axis=-1)
     for search, ordered in ((nearest, np.sort(distances, axis=1)), (farthest, -np.sort(-distances, axis=1))):

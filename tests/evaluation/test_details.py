@@ -14,25 +14,26 @@ from sklearn.decomposition import PCA
 from sklearn.metrics.cluster import contingency_matrix
 
 from core.datasets import Splits
-from evaluation import comparisons
-from evaluation.comparisons import Arm
-from evaluation.details import DETAILS, Arrays, compute, derive, detail_ids
-from evaluation.evaluate import Evidence, evaluate, metric_ids
-from evaluation.figures import FIGURES, Material, draw, draw_anomalies, figure_ids, needed_details
-from evaluation.style import drawn, panels, styled
+from evaluation.evaluate import evaluate, metric_ids
+from evaluation.inputs import EvaluationInputs
+from evaluation.per_image import DETAILS, Arrays, compute, derive, detail_ids
+from evaluation.plot_style import drawn, panels, styled
+from evaluation.trial_figures import FIGURES, FigureInputs, draw, draw_anomalies, figure_ids, needed_details
+from sweeps.reporting import arm_figures
+from sweeps.reporting.arm_figures import Arm
 from tests.conftest import image_set
-from tests.evaluation.test_evaluate import evidence
+from tests.evaluation.test_evaluate import inputs
 
 SETS = {"near": "id-1", "far": "id/2"}
 
 
 @pytest.fixture(scope="module")
-def given() -> Evidence:
-    return evidence()
+def given() -> EvaluationInputs:
+    return inputs()
 
 
 @pytest.fixture(scope="module")
-def details(given: Evidence) -> dict[str, Arrays]:
+def details(given: EvaluationInputs) -> dict[str, Arrays]:
     found = {name: compute(name, given) for name in detail_ids(SETS) if not DETAILS[name.partition("/")[0]].derived}
     present = {name: arrays for name, arrays in found.items() if arrays is not None}
     return present | {"tsne": derive("tsne", present) or {}}
@@ -45,7 +46,7 @@ def test_every_detail_is_named_and_identified() -> None:
     assert ids["anomalies/near"] != detail_ids({"near": "other"})["anomalies/near"]
 
 
-def test_projection_is_pca(given: Evidence, details: dict[str, Arrays]) -> None:
+def test_projection_is_pca(given: EvaluationInputs, details: dict[str, Arrays]) -> None:
     found, points = details["projection"], given.test.representation.astype(np.float64)
     reference = PCA().fit(points)
     np.testing.assert_allclose(found["variance_share"], reference.explained_variance_ratio_, atol=1e-10)
@@ -53,14 +54,14 @@ def test_projection_is_pca(given: Evidence, details: dict[str, Arrays]) -> None:
     np.testing.assert_allclose(np.abs(found["centers"]), np.abs(reference.transform(given.clusters.centers)), atol=1e-4)
 
 
-def test_clusters_of_test_images_and_contingency(given: Evidence, details: dict[str, Arrays]) -> None:
+def test_clusters_of_test_images_and_contingency(given: EvaluationInputs, details: dict[str, Arrays]) -> None:
     found = details["clusters"]
     distances = np.linalg.norm(given.test.representation[:, None].astype(np.float64) - found["centers"], axis=-1)
     np.testing.assert_array_equal(found["test"], distances.argmin(axis=1))
     np.testing.assert_array_equal(found["contingency"], contingency_matrix(given.train.labels, given.clusters.assignment))
 
 
-def test_retrieval_is_brute_force(given: Evidence, details: dict[str, Arrays]) -> None:
+def test_retrieval_is_brute_force(given: EvaluationInputs, details: dict[str, Arrays]) -> None:
     found = details["retrieval"]
     assert list(found["labels"]) == [0, 1, 2, 3]
     for query, label, near, far in zip(found["queries"], found["labels"], found["nearest"], found["farthest"], strict=True):
@@ -71,7 +72,7 @@ def test_retrieval_is_brute_force(given: Evidence, details: dict[str, Arrays]) -
         np.testing.assert_array_equal(far, order[::-1][:5])
 
 
-def test_spectrum_predictions_and_scores(given: Evidence, details: dict[str, Arrays]) -> None:
+def test_spectrum_predictions_and_scores(given: EvaluationInputs, details: dict[str, Arrays]) -> None:
     eigenvalues = np.linalg.svd(given.train.representation - given.train.representation.mean(axis=0), compute_uv=False) ** 2
     np.testing.assert_allclose(details["spectrum"]["eigenvalues"], eigenvalues / (len(given.train) - 1), rtol=1e-4)
     predicted = details["predictions"]
@@ -90,10 +91,10 @@ def test_tsne_is_repeatable_and_places_images_and_centres(details: dict[str, Arr
     assert found["test"].shape == (100, 2) and found["centers"].shape == (4, 2) and np.isfinite(found["test"]).all()
 
 
-def test_raw_pixels_are_not_kept_again(given: Evidence) -> None:
+def test_raw_pixels_are_not_kept_again(given: EvaluationInputs) -> None:
     wide = np.zeros((10, 3072), np.float32)
     features = type(given.train)(wide, wide, np.arange(10) % 4)
-    assert compute("representations", evidence(train=features)) is None
+    assert compute("representations", inputs(train=features)) is None
 
 
 # -- figures -------------------------------------------------------------------------------------------------------------
@@ -106,12 +107,12 @@ HISTORY = tuple(
 
 
 @pytest.fixture(scope="module")
-def material(given: Evidence, details: dict[str, Arrays]) -> Material:
+def material(given: EvaluationInputs, details: dict[str, Arrays]) -> FigureInputs:
     names = list(metric_ids(SETS))
     values = {name: value for name, value in evaluate(given, names).values.items() if value is not None}
     images = Splits(image_set(300), image_set(60, seed=1), image_set(100, seed=2))
     anomalies = {"near": image_set(50, seed=3), "far": image_set(50, seed=4)}
-    return Material("neighbors · seed 7", images, anomalies, details, values, HISTORY, "neighbors")
+    return FigureInputs("neighbors · seed 7", images, anomalies, details, values, HISTORY, "neighbors")
 
 
 def texts(figure: MplFigure) -> str:
@@ -125,7 +126,7 @@ def texts(figure: MplFigure) -> str:
 
 
 @pytest.mark.parametrize("name", figure_ids("", SETS))
-def test_every_figure_is_a_picture_that_names_its_arm(name: str, material: Material) -> None:
+def test_every_figure_is_a_picture_that_names_its_arm(name: str, material: FigureInputs) -> None:
     picture = draw(name, material)
     assert picture is not None
     image = Image.open(io.BytesIO(picture))
@@ -136,7 +137,7 @@ def test_every_figure_is_a_picture_that_names_its_arm(name: str, material: Mater
     assert isinstance(figure, MplFigure) and "neighbors · seed 7" in texts(figure)
 
 
-def test_figures_say_what_a_reader_must_know(material: Material) -> None:
+def test_figures_say_what_a_reader_must_know(material: FigureInputs) -> None:
     drawn = {name: texts(FIGURES[name].function(material)) for name in FIGURES if not FIGURES[name].per_anomaly_set}
     assert "not comparable" in drawn["loss"] and "pairs: neighbors" in drawn["loss"]
     share = material.details["projection"]["variance_share"]
@@ -154,7 +155,7 @@ def test_figures_say_what_a_reader_must_know(material: Material) -> None:
     )
 
 
-def test_the_images_shown_are_the_most_anomalous_and_the_most_mistaken(material: Material) -> None:
+def test_the_images_shown_are_the_most_anomalous_and_the_most_mistaken(material: FigureInputs) -> None:
     panel = draw_anomalies(material, "far").axes[2]
     picture = np.asarray(panel.images[0].get_array())
     scores = material.details["anomalies/far"]
@@ -166,7 +167,7 @@ def test_the_images_shown_are_the_most_anomalous_and_the_most_mistaken(material:
             np.testing.assert_array_equal(shown, images.images[index].transpose(1, 2, 0))
 
 
-def test_wrong_classes_are_framed(material: Material) -> None:
+def test_wrong_classes_are_framed(material: FigureInputs) -> None:
     panel = FIGURES["retrieval"].function(material).axes[0]  # type: ignore[union-attr]
     picture, found, cell = np.asarray(panel.images[0].get_array()), material.details["retrieval"], 40
     for i in range(4):
@@ -199,20 +200,20 @@ def test_what_a_figure_shows_identifies_it(monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
-def test_names_that_look_like_formulas_are_drawn_as_they_are(material: Material) -> None:
-    odd = Material(**{**vars(material), "title": r"$\frac{x$ & 50 %"})
+def test_names_that_look_like_formulas_are_drawn_as_they_are(material: FigureInputs) -> None:
+    odd = FigureInputs(**{**vars(material), "title": r"$\frac{x$ & 50 %"})
     assert all(draw(name, odd) is not None for name in figure_ids("", SETS))
 
 
-def test_rows_without_history_have_no_loss_figure(material: Material) -> None:
-    assert draw("loss", Material(**{**vars(material), "history": ()})) is None
+def test_rows_without_history_have_no_loss_figure(material: FigureInputs) -> None:
+    assert draw("loss", FigureInputs(**{**vars(material), "history": ()})) is None
 
 
 # -- arms together -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def arms(material: Material) -> list[Arm]:
+def arms(material: FigureInputs) -> list[Arm]:
     values: dict[str, Any] = {name: [value, value + 0.01] for name, value in material.metrics.items()}
     return [
         Arm("base", values, HISTORY, material.details, baseline=False, collapsed=False),
@@ -221,41 +222,41 @@ def arms(material: Material) -> list[Arm]:
     ]
 
 
-def test_comparisons_show_every_arm_that_has_the_numbers(arms: list[Arm], material: Material) -> None:
-    board = comparisons.leaderboard(arms, ["probe_accuracy", "anomaly_auc/far"], "base")
+def test_comparisons_show_every_arm_that_has_the_numbers(arms: list[Arm], material: FigureInputs) -> None:
+    board = arm_figures.leaderboard(arms, ["probe_accuracy", "anomaly_auc/far"], "base")
     order = [tick.get_text() for tick in board.axes[0].get_yticklabels()]
     assert order == ["no-variance", "raw-pixels", "base"], "the best on top"
     dots = [c for c in board.axes[0].collections if isinstance(c, PathCollection)]
     offsets = sum(len(c.get_offsets()) for c in dots)  # type: ignore[arg-type]
     assert offsets == 4, "one dot a seed"
     for figure, names in (
-        (comparisons.curves(arms), {"base", "no-variance"}),
-        (comparisons.rocs(arms, "far"), {"base", "no-variance"}),
-        (comparisons.invariances(arms), {"base", "no-variance"}),
-        (comparisons.projections(arms, "tsne", material.class_names), {"base", "no-variance"}),
-        (comparisons.projections(arms, "pca", material.class_names), {"base", "no-variance"}),
-        (comparisons.retrievals(arms, material.images, 2), {"base", "no-variance"}),
+        (arm_figures.curves(arms), {"base", "no-variance"}),
+        (arm_figures.rocs(arms, "far"), {"base", "no-variance"}),
+        (arm_figures.invariances(arms), {"base", "no-variance"}),
+        (arm_figures.projections(arms, "tsne", material.class_names), {"base", "no-variance"}),
+        (arm_figures.projections(arms, "pca", material.class_names), {"base", "no-variance"}),
+        (arm_figures.retrievals(arms, material.images, 2), {"base", "no-variance"}),
     ):
         assert figure is not None
         shown = texts(figure)
         assert all(name in shown for name in names) and "raw-pixels" not in shown
-    assert "base" in texts(comparisons.agreement(arms, ["probe_accuracy", "rankme"]))
+    assert "base" in texts(arm_figures.agreement(arms, ["probe_accuracy", "rankme"]))
 
 
-def test_comparisons_of_nothing_are_left_out(arms: list[Arm], material: Material) -> None:
+def test_comparisons_of_nothing_are_left_out(arms: list[Arm], material: FigureInputs) -> None:
     empty = [arms[2]]
-    assert comparisons.curves(empty) is None and comparisons.rocs(empty, "far") is None
-    assert comparisons.invariances(empty) is None and comparisons.projections(empty, "tsne", "abcd") is None
-    assert comparisons.retrievals(empty, material.images, 0) is None
+    assert arm_figures.curves(empty) is None and arm_figures.rocs(empty, "far") is None
+    assert arm_figures.invariances(empty) is None and arm_figures.projections(empty, "tsne", "abcd") is None
+    assert arm_figures.retrievals(empty, material.images, 0) is None
 
 
-def test_a_single_dimension_is_placed_and_drawn(material: Material) -> None:
+def test_a_single_dimension_is_placed_and_drawn(material: FigureInputs) -> None:
     points = np.random.default_rng(0).normal(size=(100, 1)).astype(np.float32)
     projection = {"test": points, "variance_share": np.ones(1), "test_labels": material.details["projection"]["test_labels"],
                   "centers": points[:4]}  # fmt: skip
     tsne = derive("tsne", {"projection": projection})
     assert tsne is not None and tsne["test"].shape == (100, 2)
-    flat = Material(**{**vars(material), "details": {**material.details, "projection": projection, "tsne": tsne}})
+    flat = FigureInputs(**{**vars(material), "details": {**material.details, "projection": projection, "tsne": tsne}})
     assert draw("projections", flat) is not None
 
 

@@ -10,7 +10,8 @@ from core.embed import Features, embed
 from core.pairing import PairStatistics
 from core.train import train
 from evaluation.baselines import embedder, fit
-from evaluation.evaluate import METRICS, Evidence, Metric, evaluate, metric_ids
+from evaluation.evaluate import METRICS, Metric, evaluate, metric_ids
+from evaluation.inputs import EvaluationInputs
 from tests.conftest import image_set, tiny_config
 from tests.evaluation.test_numbers import blobs
 
@@ -40,7 +41,7 @@ def embedded(given: ImageSet) -> Features:
     return Features(points, points, given.labels)
 
 
-def evidence(scale: float = 1.0, **changes: object) -> Evidence:
+def inputs(scale: float = 1.0, **changes: object) -> EvaluationInputs:
     history = ({"projection_std": 0.9, "dead_dimensions": 0.0},)
     given = {
         "train": features(300, 0, scale), "validation": features(60, 1, scale), "test": features(100, 2, scale), "classes": 4,
@@ -49,16 +50,16 @@ def evidence(scale: float = 1.0, **changes: object) -> Evidence:
         "history": history, "pairs": PairStatistics(0.5, 7), "untrained_probe_accuracy": 0.3,
         "images": Splits(images(300, 0), images(60, 1), images(100, 2)), "embed": embedded,
     }  # fmt: skip
-    return Evidence(**given | changes)  # type: ignore[arg-type]
+    return EvaluationInputs(**given | changes)  # type: ignore[arg-type]
 
 
-def everything(given: Evidence) -> tuple[dict[str, float | None], dict[str, str]]:
+def everything(given: EvaluationInputs) -> tuple[dict[str, float | None], dict[str, str]]:
     result = evaluate(given, list(metric_ids(dict.fromkeys(given.anomalies, "id"))))
     return result.values, result.problems
 
 
 def test_every_metric_answers() -> None:
-    values, problems = everything(evidence())
+    values, problems = everything(inputs())
     assert problems == {}
     assert set(values) == set(metric_ids(SETS))
     assert all(value is not None and np.isfinite(value) for value in values.values())
@@ -75,7 +76,7 @@ def test_ids_change_with_version_and_anomaly_content(monkeypatch: pytest.MonkeyP
 
 def test_rows_without_training_have_no_training_metrics() -> None:
     values, problems = everything(
-        evidence(history=(), pairs=None, has_backbone=False, untrained_probe_accuracy=None, images=None, embed=None,
+        inputs(history=(), pairs=None, has_backbone=False, untrained_probe_accuracy=None, images=None, embed=None,
                  validation_anomalies=None)
     )  # fmt: skip
     assert problems == {}
@@ -92,7 +93,7 @@ def test_a_constant_representation_gives_results_or_statements() -> None:
         part: Features(np.ones((n, 4), np.float32), np.ones((n, 4), np.float32), np.arange(n) % 4)
         for part, n in (("train", 80), ("validation", 20), ("test", 40))
     }
-    values, problems = everything(evidence(**constant, anomalies={"near": constant["test"]}))
+    values, problems = everything(inputs(**constant, anomalies={"near": constant["test"]}))
     assert set(values) | set(problems) == set(metric_ids({"near": "x"}))
     assert values["effective_rank"] == 1.0 and values["anomaly_auc/near"] == 0.5
 
@@ -100,7 +101,7 @@ def test_a_constant_representation_gives_results_or_statements() -> None:
 def test_nan_is_stated_metric_by_metric() -> None:
     train = features(300, 0)
     train.representation[5, 2] = np.nan
-    values, problems = everything(evidence(train=train))
+    values, problems = everything(inputs(train=train))
     assert "probe_accuracy" in problems and "anomaly_auc/near" in problems and "silhouette" in problems
     assert "NaN" in problems["knn_accuracy"]
     assert values["projection_std"] == 0.9, "what does not look at the representation is there"
@@ -116,16 +117,16 @@ def test_nan_is_stated_metric_by_metric() -> None:
     ],
 )
 def test_collapse_indicators(history: dict[str, float], untrained: float, spoken: int) -> None:
-    values, _ = everything(evidence(history=(history,), untrained_probe_accuracy=untrained))
+    values, _ = everything(inputs(history=(history,), untrained_probe_accuracy=untrained))
     assert values["collapse_indicators"] == spoken
 
 
 def test_a_gain_within_the_test_sets_error_is_none() -> None:
-    given = evidence()
+    given = inputs()
     accuracy = given.probe.accuracy
     error = np.sqrt(2 * accuracy * (1 - accuracy) / 100)
     for gain, spoken in ((1.5 * error, 1), (3 * error, 0)):
-        values, _ = everything(evidence(untrained_probe_accuracy=accuracy - gain))
+        values, _ = everything(inputs(untrained_probe_accuracy=accuracy - gain))
         assert values["collapse_indicators"] == spoken
 
 
@@ -142,7 +143,7 @@ def test_embedding_leaves_the_encoder_as_it_was() -> None:
 def test_what_an_operation_does_to_the_representation_is_measured() -> None:
     splits = Splits(images(300, 0), images(60, 1), images(100, 2))
     parts = {name: embedded(getattr(splits, name)) for name in ("train", "validation", "test")}
-    values, _ = everything(evidence(**parts, images=splits, anomalies={"near": parts["test"]}))
+    values, _ = everything(inputs(**parts, images=splits, anomalies={"near": parts["test"]}))
     assert values["moved_by_flip"] == 0, "the channels' means do not change"
     moved = {name: value for name, value in values.items() if name.startswith("moved_by_")}
     assert len(moved) == 8 and all(value is not None and value > 0 for name, value in moved.items() if name != "moved_by_flip")

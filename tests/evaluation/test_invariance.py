@@ -12,8 +12,8 @@ from sklearn.preprocessing import StandardScaler
 from torchvision.transforms.v2 import functional as tv
 
 from core.datasets import ImageSet
-from evaluation.factors import PENALTIES, linear_r2
 from evaluation.invariance import OPERATIONS, mean_distance, operated, relative_class_distance, relative_shift
+from evaluation.linear_readout import PENALTIES, linear_r2
 from tests.conftest import image_set
 from tests.evaluation.test_numbers import blobs
 

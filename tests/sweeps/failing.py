@@ -10,7 +10,7 @@ def odd_trial(trial: Any, *arguments: Any, **options: Any) -> None:
     """``run_trial``, save for arms called ``raises`` and ``hungry``."""
     import time
 
-    from sweeps.trial import run_trial
+    from sweeps.execution.worker import run_trial
 
     if trial.arm == "raises":
         raise KeyError("an odd one")
@@ -26,10 +26,11 @@ def main() -> int:
     """Runs the command line with such workers."""
     from ray import cloudpickle
 
-    from sweeps import run, scheduler
+    from sweeps import run
+    from sweeps.execution import tune_backend
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    scheduler.run_trial = odd_trial
+    tune_backend.run_trial = odd_trial
     return run.main()
 
 

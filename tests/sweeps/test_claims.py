@@ -11,13 +11,14 @@ import pytest
 from scipy.stats import spearmanr, t, ttest_rel
 
 from core.errors import InputError
-from sweeps.claims import judge, parse_claim
-from sweeps.contrasts import contrasts
-from sweeps.facts import agreements, answer, facts_of, is_collapsed
-from sweeps.inference import FIXED
-from sweeps.plan import Plan
-from sweeps.report import summarize
-from sweeps.store import Training, TrialRecord
+from sweeps.analysis.arm_facts import agreements, arm_facts, is_collapsed, result_sentence
+from sweeps.analysis.arm_summary import summarize
+from sweeps.analysis.claim_tests import judge
+from sweeps.analysis.contrasts import contrasts
+from sweeps.analysis.significance import PAIRED_T_TEST
+from sweeps.planning.claim import parse_claim
+from sweeps.planning.trial import Plan
+from sweeps.storage.records import TrainingRecord, TrialRecord
 from tests.sweeps.test_engine import tiny_plan
 
 ARMS = {"z": {"mu": 0}, "n": {"pairing": "neighbors"}, "raw": {"method": "raw-pixels"}}
@@ -35,7 +36,7 @@ def records(plan: Plan, values: dict[str, dict[str, list[float]]], **training: A
         seed = trial.config.seed if trial.config.has_encoder else 0
         own = given if trial.config.trained else given | {"history": (), "pairs": None}
         metrics = {name: v[seed] for name, v in numbers.items() if seed < len(v)}
-        found.append(TrialRecord(trial, "done" if metrics else "open", Training(**own), metrics))  # type: ignore[arg-type]
+        found.append(TrialRecord(trial, "done" if metrics else "open", TrainingRecord(**own), metrics))  # type: ignore[arg-type]
     return found
 
 
@@ -49,14 +50,14 @@ BASE, LOW = [0.50, 0.52, 0.49, 0.55, 0.51], [0.41, 0.40, 0.42, 0.44, 0.40]
 
 def test_a_link_is_scipys_paired_t_test(tmp_path: Path) -> None:
     found = verdict(tmp_path, "silhouette: base > n", {"base": {"silhouette": BASE}, "n": {"silhouette": LOW}})
-    (link,) = found.links
+    (comparison,) = found.comparisons
     reference = ttest_rel(BASE, LOW)
-    assert found.outcome == "holds" and link.n == 5
-    assert link.p == pytest.approx(reference.pvalue, rel=1e-9)
-    assert link.interval == pytest.approx(tuple(reference.confidence_interval(0.95)), rel=1e-9)
+    assert found.outcome == "holds" and comparison.n == 5
+    assert comparison.p == pytest.approx(reference.pvalue, rel=1e-9)
+    assert comparison.interval == pytest.approx(tuple(reference.confidence_interval(0.95)), rel=1e-9)
     differences = np.subtract(BASE, LOW)
     half = t.ppf(0.975, 4) * differences.std(ddof=1) / np.sqrt(5)
-    assert link.interval == pytest.approx((differences.mean() - half, differences.mean() + half), rel=1e-9)
+    assert comparison.interval == pytest.approx((differences.mean() - half, differences.mean() + half), rel=1e-9)
 
 
 def test_a_chain_needs_every_link_and_fails_by_one(tmp_path: Path) -> None:
@@ -71,22 +72,24 @@ def test_a_chain_needs_every_link_and_fails_by_one(tmp_path: Path) -> None:
 
 def test_with_one_seed_nothing_is_decided(tmp_path: Path) -> None:
     found = verdict(tmp_path, "nmi: base > n", {"base": {"nmi": [0.9]}, "n": {"nmi": [0.1]}}, seeds=1)
-    assert found.outcome == "undecided" and "one seed" in found.reason and found.links[0].difference == pytest.approx(0.8)
+    assert found.outcome == "undecided" and "one seed" in found.reason and found.comparisons[0].difference == pytest.approx(0.8)
 
 
 def test_numbers_and_arms_without_seeds_are_compared_to_every_seed(tmp_path: Path) -> None:
     values = {"base": {"nmi": BASE}, "raw": {"nmi": [0.3]}}
     found = verdict(tmp_path, "nmi: base > raw", values)
     assert (
-        found.outcome == "holds" and found.links[0].n == 5 and found.links[0].difference == pytest.approx(np.mean(BASE) - 0.3)
+        found.outcome == "holds"
+        and found.comparisons[0].n == 5
+        and found.comparisons[0].difference == pytest.approx(np.mean(BASE) - 0.3)
     )
-    assert verdict(tmp_path, "nmi: base > 0.3", values).links[0].p == pytest.approx(found.links[0].p)
+    assert verdict(tmp_path, "nmi: base > 0.3", values).comparisons[0].p == pytest.approx(found.comparisons[0].p)
     assert verdict(tmp_path, "nmi: raw < 0.9", values).outcome == "undecided", "one value, whatever the seeds"
 
 
 def test_only_seeds_of_both_arms_count(tmp_path: Path) -> None:
     found = verdict(tmp_path, "nmi: base > n", {"base": {"nmi": BASE}, "n": {"nmi": LOW[:3]}})
-    assert found.links[0].n == 3 and found.links[0].p == pytest.approx(ttest_rel(BASE[:3], LOW[:3]).pvalue)
+    assert found.comparisons[0].n == 3 and found.comparisons[0].p == pytest.approx(ttest_rel(BASE[:3], LOW[:3]).pvalue)
 
 
 def test_a_folder_goes_by_its_last_part_and_a_set_that_is_not_there_is_said(tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_a_folder_goes_by_its_last_part_and_a_set_that_is_not_there_is_said(tmp_
 
 
 def test_equal_differences_are_no_division_by_zero() -> None:
-    assert FIXED([0.1, 0.1, 0.1]) is None and FIXED([0.0, 0.0]) is None and FIXED([0.1]) is None
+    assert PAIRED_T_TEST([0.1, 0.1, 0.1]) is None and PAIRED_T_TEST([0.0, 0.0]) is None and PAIRED_T_TEST([0.1]) is None
 
 
 def test_without_spread_nothing_is_decided(tmp_path: Path) -> None:
@@ -128,7 +131,7 @@ def test_what_is_no_claim_is_refused(text: str, named: str) -> None:
 def test_facts_follow_from_what_was_trained(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, {**ARMS, "na": {"pairing": "neighbors+augment"}, "s": {"method": "supervised"}})
     found = records(plan, {name: {"nmi": [0.5]} for name in ("base", "z", "n", "na", "raw", "s")})
-    facts = {f.arm: f for f in facts_of(summarize(found), {r.trial.key: r for r in found})}
+    facts = {f.arm: f for f in arm_facts(summarize(found), {r.trial.key: r for r in found})}
     base = facts["base"]
     assert base.facts["optimiser steps"] == "10", "two epochs of 80 images in batches of 16"
     assert base.facts["views"] == "320" and base.facts["anchor augmented"] == "yes" and base.facts["pair purity"] == "0.500"
@@ -146,17 +149,17 @@ def test_sentences_describe_and_claim_no_cause(tmp_path: Path) -> None:
               "z": {"probe_accuracy": LOW, "collapse_indicators": [3, 3, 2, 3, 3]}}  # fmt: skip
     found = records(plan, values)
     summaries = {s.arm: s for s in summarize(found)}
-    facts = {f.arm: f for f in facts_of(list(summaries.values()), {r.trial.key: r for r in found})}
+    facts = {f.arm: f for f in arm_facts(list(summaries.values()), {r.trial.key: r for r in found})}
     tested = {c.arm: c for c in contrasts(list(summaries.values()), "probe_accuracy", 0.01)}
-    said = answer(summaries["n"], summaries["base"], facts["n"], "probe_accuracy", tested["n"])
+    said = result_sentence(summaries["n"], summaries["base"], facts["n"], "probe_accuracy", tested["n"])
     assert "probe accuracy 0.414" in said and "(n = 5)" in said and "0.100 below base" in said and "95 % interval" in said
     assert "differs from base in 2 things" in said
-    assert is_collapsed(summaries["z"]) and "collapsed (2.8 of 3 indicators)" in answer(
+    assert is_collapsed(summaries["z"]) and "collapsed (2.8 of 3 indicators)" in result_sentence(
         summaries["z"], summaries["base"], facts["z"], "probe_accuracy"
     )
-    assert answer(summaries["raw"], summaries["base"], facts["raw"], "probe_accuracy").startswith("no result")
+    assert result_sentence(summaries["raw"], summaries["base"], facts["raw"], "probe_accuracy").startswith("no result")
     alone = summarize([r for r in found if r.trial.config.seed == 0])
-    assert "one seed: nothing is claimed" in answer(alone[2], alone[0], facts["n"], "probe_accuracy")
+    assert "one seed: nothing is claimed" in result_sentence(alone[2], alone[0], facts["n"], "probe_accuracy")
 
 
 def test_agreement_is_spearmans_with_and_without_collapsed_arms(tmp_path: Path) -> None:
@@ -188,14 +191,14 @@ def test_differences_are_counted_by_entry_and_what_a_field_implies_is_not_counte
         if record.trial.arm == "random":
             found[i] = replace(record, training=replace(record.training, pairs={"label_purity": 0.1, "distinct_partners": 7}))
     summaries = summarize(found)
-    facts = {f.arm: f for f in facts_of(summaries, {r.trial.key: r for r in found})}
+    facts = {f.arm: f for f in arm_facts(summaries, {r.trial.key: r for r in found})}
     assert facts["shorter"].differing == 1 and facts["shorter"].facts["optimiser steps"] == "5"
     # crop and its ratio, and hue
     assert facts["bare"].differing == 3 and facts["raw"].differing is None and facts["same"].differing == 0
     assert facts["random"].differing == 2, "the pairing, and the purity that no field states"
     assert facts["n"].differing == 4, "pairing, nothing augmented, and two fields of the parent"
     by_arm = {s.arm: s for s in summaries}
-    said = {name: answer(by_arm[name], by_arm["base"], facts[name], "probe_accuracy") for name in arms}
+    said = {name: result_sentence(by_arm[name], by_arm["base"], facts[name], "probe_accuracy") for name in arms}
     assert said["same"].startswith("the same trial as base") and "equal to base" in said["bare"]
     assert "another method" in said["raw"] and "differs from base in 3 things" in said["bare"]
     assert "things" not in said["shorter"]

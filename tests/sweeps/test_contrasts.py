@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, ttest_1samp, ttest_rel
 
-import sweeps.contrasts as contrasts_module
-from evaluation.details import detail_ids
-from sweeps import page
-from sweeps.contrasts import contrasts
-from sweeps.inference import POWER, bootstrap_error, detectable, holm
-from sweeps.report import summarize
-from sweeps.store import Store
+import sweeps.analysis.contrasts as contrasts_module
+from evaluation.per_image import detail_ids
+from sweeps.analysis.arm_summary import summarize
+from sweeps.analysis.contrasts import contrasts
+from sweeps.analysis.significance import POWER, bootstrap_error, detectable, holm
+from sweeps.reporting import html_report
+from sweeps.storage.trial_store import TrialStore
 from tests.sweeps.test_claims import records
 from tests.sweeps.test_engine import finish, tiny_plan
 
@@ -113,7 +113,7 @@ def test_the_bootstraps_error_is_that_of_a_mean_and_respects_groups() -> None:
 
 
 def test_the_test_sets_error_comes_from_the_images_that_were_named_rightly(tmp_path: Path) -> None:
-    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}, "raw": {"method": "raw-pixels"}}, seeds=(0, 1)), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}, "raw": {"method": "raw-pixels"}}, seeds=(0, 1)), TrialStore(tmp_path)
     draw = np.random.default_rng(5)
     labels, groups = draw.integers(4, size=120), np.repeat(np.arange(40), 3)
     kept: dict[tuple[str, int], Any] = {}
@@ -144,5 +144,8 @@ def test_contrasts_are_written_and_shown(tmp_path: Path) -> None:
     assert float(rows[0]["difference"]) == pytest.approx(np.mean(low) - np.mean(BASE))
     metrics = contrasts_module.parent_metrics(got, "probe_accuracy")
     assert metrics["z/probe_accuracy/p_holm"] == got[0].p_holm and "n/probe_accuracy/difference" not in metrics
-    text = page._render("report.html.j2", page._content(page.Sweep(plan, recs, Store(tmp_path), "p", "c", None, (), got), None))
+    text = html_report._render(
+        "report.html.j2",
+        html_report._content(html_report.Sweep(plan, recs, TrialStore(tmp_path), "p", "c", None, (), got), None),
+    )
     assert "Verdicts on probe accuracy" in text and ">lower<" in text and "verdict: lower" in text and "±0.01" in text

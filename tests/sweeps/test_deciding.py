@@ -13,13 +13,15 @@ from rich.console import Console
 
 from core.errors import InputError
 from evaluation.evaluate import metric_ids
-from sweeps import deciding
-from sweeps.grid import Grid
-from sweeps.inference import ANYTIME, LEVEL, holm
-from sweeps.job import MARK, Budget, Job, _budget
-from sweeps.plan import Plan, make_plan
-from sweeps.session import Outcome
-from sweeps.store import Result, Store
+from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, LEVEL, holm
+from sweeps.execution.runner import RunOutcome
+from sweeps.planning.grid import Grid
+from sweeps.planning.planner import make_plan
+from sweeps.planning.trial import Plan
+from sweeps.storage.records import MetricResult
+from sweeps.storage.trial_store import TrialStore
+from sweeps.strategies import sequential_seeds
+from sweeps.sweep_config import MARK, SeedBudget, SweepConfig, _budget
 from tests.conftest import TINY
 from tests.sweeps.test_engine import finish
 
@@ -30,15 +32,15 @@ NOISE = {"far": 0.01, "near": 0.03, "like": 0.005}
 class FakeSession:
     """Brings trials to their end at once, with values of a known truth."""
 
-    def __init__(self, store: Store) -> None:
-        self.outcome, self.trial_seconds = Outcome(), 0.0
+    def __init__(self, store: TrialStore) -> None:
+        self.outcome, self.trial_seconds = RunOutcome(), 0.0
         self.store, self.seeds, self.failing = store, list[tuple[str, int]](), set[str]()
 
     def slots(self, plan: Plan) -> int:
         return 2
 
     def run(self, plan: Plan, *, draw: bool = True) -> None:
-        for key in plan.wanted:
+        for key in plan.requested:
             trial = plan.trials[key]
             if self.store.is_done(trial) or trial.arm in self.failing:
                 continue
@@ -46,28 +48,39 @@ class FakeSession:
             shared = np.random.default_rng(seed).normal(0, 0.02)
             own = np.random.default_rng([seed, ord(trial.arm[0])]).normal(0, NOISE.get(trial.arm, 0.0))
             finish(self.store, trial)
-            value = Result(float(TRUTH[trial.arm] + shared + own), None, 1.0)
+            value = MetricResult(float(TRUTH[trial.arm] + shared + own), None, 1.0)
             self.store.save_results(trial.key, {metric_ids(trial.anomalies)["probe_accuracy"]: value})
             self.seeds.append((trial.arm, seed))
             self.trial_seconds += 10.0
 
 
-def job(tmp_path: Path, arms: list[str], budget: Budget, earlier: tuple[int, ...] = ()) -> Job:
+def job(tmp_path: Path, arms: list[str], budget: SeedBudget, earlier: tuple[int, ...] = ()) -> SweepConfig:
     fields = {"far": {"mu": 0}, "near": {"mu": 1}, "like": {"mu": 2}}
     grid = Grid(name="tiny", question="decided?", arms={name: fields[name] for name in arms}, base=dict(TINY), margin=0.01)
     replan = partial(make_plan, profile="digits-m", settings={}, data_dir=tmp_path, gpu=False, cpu_flags=frozenset(),
                      earlier_seeds=lambda _: earlier)  # fmt: skip
     plan = replan(grid, seeds=(0, 1, 2), arms=None)
-    return Job(argparse.Namespace(storage=tmp_path), grid, plan, Store(tmp_path), "", 0.0, "", budget, ANYTIME, replan)
+    return SweepConfig(
+        argparse.Namespace(storage=tmp_path),
+        grid,
+        plan,
+        TrialStore(tmp_path),
+        "",
+        0.0,
+        "",
+        budget,
+        ANYTIME_VALID_T_TEST,
+        replan,
+    )
 
 
 def decide(
     tmp_path: Path, arms: list[str], amount: float, unit: str = "core", earlier: tuple[int, ...] = ()
 ) -> tuple[FakeSession, str, Plan]:
     tmp_path.mkdir(exist_ok=True)
-    given = job(tmp_path, arms, Budget("so much", amount, unit), earlier)
+    given = job(tmp_path, arms, SeedBudget("so much", amount, unit), earlier)
     session, console = FakeSession(given.store), Console(record=True, width=200, file=(tmp_path / "log").open("w"))
-    plan = deciding.run(given, given.budget, session, console)  # type: ignore[arg-type]
+    plan = sequential_seeds.run(given, given.budget, session, console)  # type: ignore[arg-type]
     return session, console.export_text(), plan
 
 
@@ -77,9 +90,9 @@ def test_seeds_are_added_to_what_is_undecided_alone(tmp_path: Path) -> None:
     assert seeds["base"] == seeds["like"] == list(range(len(seeds["like"])))
     assert 3 <= len(seeds["far"]) < len(seeds["like"]), "decided sooner, and left alone from then on"
     assert "every arm that has results is decided" in said
-    found = {c.arm: c for c in deciding._contrasts(job(tmp_path, ["far", "like"], Budget("", 1, "core")), plan)}
+    found = {c.arm: c for c in sequential_seeds._contrasts(job(tmp_path, ["far", "like"], SeedBudget("", 1, "core")), plan)}
     assert found["far"].verdict == "lower" and found["like"].verdict == "equivalent"
-    assert found["far"].n == len(seeds["far"]) and len(plan.wanted) == len(session.seeds)
+    assert found["far"].n == len(seeds["far"]) and len(plan.requested) == len(session.seeds)
 
 
 def test_it_stops_when_the_budget_is_spent_and_says_what_more_it_would_take(tmp_path: Path) -> None:
@@ -97,20 +110,20 @@ def test_no_budget_no_further_seed(tmp_path: Path) -> None:
 def test_the_same_command_goes_on_where_it_was(tmp_path: Path) -> None:
     whole, _, _ = decide(tmp_path / "whole", ["like"], 100.0)
     torn, _, _ = decide(tmp_path / "torn", ["like"], 0.03)
-    assert (tmp_path / "torn" / "sweeps" / job(tmp_path, ["like"], Budget("", 1, "core")).plan.sweep / MARK).is_file()
+    assert (tmp_path / "torn" / "sweeps" / job(tmp_path, ["like"], SeedBudget("", 1, "core")).plan.sweep_id / MARK).is_file()
     earlier = tuple(sorted({seed for _, seed in torn.seeds}))  # as the sweep's file tells the next command
     assert len(earlier) > 3
     rest, said, plan = decide(tmp_path / "torn", ["like"], 100.0, earlier=earlier)
     assert "every arm" in said and {(arm, seed) for arm, seed in rest.seeds} < set(whole.seeds)
-    assert {(t.arm, t.config.seed) for t in plan.trials.values() if t.key in plan.wanted} == set(whole.seeds)
+    assert {(t.arm, t.config.seed) for t in plan.trials.values() if t.key in plan.requested} == set(whole.seeds)
 
 
 def test_an_arm_that_always_fails_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = job(tmp_path, ["near"], Budget("so much", 100.0, "core"))
+    given = job(tmp_path, ["near"], SeedBudget("so much", 100.0, "core"))
     session, console = FakeSession(given.store), Console(record=True, width=200, file=(tmp_path / "log").open("w"))
     session.run(given.plan)
     session.failing = {"near"}
-    deciding.run(given, given.budget, session, console)  # type: ignore[arg-type]
+    sequential_seeds.run(given, given.budget, session, console)  # type: ignore[arg-type]
     assert "brought no result" in console.export_text()
 
 
@@ -125,7 +138,7 @@ def test_false_verdicts_are_as_rare_as_stated_over_the_whole_procedure() -> None
             p = []
             for arm in range(3):
                 seen = differences[arm, : n[arm]]
-                p.append(ANYTIME.p(float(seen.mean() / (seen.std(ddof=1) / np.sqrt(n[arm]))), n[arm]))
+                p.append(ANYTIME_VALID_T_TEST.p(float(seen.mean() / (seen.std(ddof=1) / np.sqrt(n[arm]))), n[arm]))
             decided = {arm for arm, corrected in enumerate(holm(p)) if corrected < LEVEL}
             if decided:
                 break

@@ -13,16 +13,16 @@ from matplotlib.figure import Figure as MplFigure
 from mlflow import MlflowClient
 
 from core.datasets import ImageSet, Splits
-from evaluation.comparisons import Arm
-from evaluation.details import DETAILS, Detail
 from evaluation.evaluate import METRICS, Metric
-from evaluation.figures import FIGURES, Figure, Material
-from sweeps import page, report
-from sweeps.drawing import draw_trial
-from sweeps.images import Images
-from sweeps.run import _parser
-from sweeps.store import Store
-from sweeps.trial import run_trial
+from evaluation.per_image import DETAILS, PerImageArrays
+from evaluation.trial_figures import FIGURES, Figure, FigureInputs
+from sweeps.command_line import _parser
+from sweeps.execution.figure_tasks import draw_figures
+from sweeps.execution.worker import run_trial
+from sweeps.reporting import html_report, tables
+from sweeps.reporting.arm_figures import Arm
+from sweeps.storage.image_sets import Images
+from sweeps.storage.trial_store import TrialStore
 from tests.conftest import image_set
 from tests.sweeps.test_engine import arm, tiny_plan
 from tests.sweeps.test_engine import images as images  # noqa: PLC0414
@@ -34,11 +34,11 @@ METHODS = {name: {"method": name} for name in ("supervised", "untrained", "raw-p
 def test_every_method_is_trained_evaluated_and_drawn_once(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, store = tiny_plan(tmp_path, METHODS), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, METHODS), TrialStore(tmp_path)
     for trial in plan.trials.values():
         run_trial(trial, images, tmp_path)
         assert store.is_done(trial) and not store.is_drawn(trial)
-        draw_trial(trial, images, tmp_path)
+        draw_figures(trial, images, tmp_path)
         record = store.record(trial)
         assert record.status == "done" and {**record.problems, **store.problems(trial)} == {}
         names = set(store.figures(trial))
@@ -50,17 +50,17 @@ def test_every_method_is_trained_evaluated_and_drawn_once(
         assert ("projection_std" in record.metrics) == (trial.config.method == "vicreg")
         kept = store.detail(trial, "representations")
         assert (kept is None) == (trial.config.method == "raw-pixels")
-    monkeypatch.setattr("sweeps.drawing.draw", None)
-    monkeypatch.setattr("sweeps.drawing.derive", None)
+    monkeypatch.setattr("sweeps.execution.figure_tasks.draw", None)
+    monkeypatch.setattr("sweeps.execution.figure_tasks.derive", None)
     for trial in plan.trials.values():
-        draw_trial(trial, images, tmp_path)
+        draw_figures(trial, images, tmp_path)
 
 
 def test_details_lie_open_as_arrays(tmp_path: Path, images: Images) -> None:
     plan = tiny_plan(tmp_path, {"x": {}})
     trial = arm(plan, "base")
     run_trial(trial, images, tmp_path)
-    folder = Store(tmp_path).folder(trial.key) / "details"
+    folder = TrialStore(tmp_path).folder(trial.key) / "details"
     with np.load(folder / "anomalies@1-digits-m-patches-1.npz", allow_pickle=False) as found:
         assert found["test"].shape == (48,) and found["anomalies"].shape == (20,) and found["representation"].shape == (20, 8)
     with np.load(folder / "representations@1.npz", allow_pickle=False) as found:
@@ -69,15 +69,15 @@ def test_details_lie_open_as_arrays(tmp_path: Path, images: Images) -> None:
 
 
 def test_a_figure_that_is_lost_is_drawn_again_and_nothing_else(tmp_path: Path, images: Images) -> None:
-    plan, store = tiny_plan(tmp_path, {"x": {}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"x": {}}), TrialStore(tmp_path)
     trial = arm(plan, "base")
     run_trial(trial, images, tmp_path)
-    draw_trial(trial, images, tmp_path)
+    draw_figures(trial, images, tmp_path)
     files = store.figures(trial)
     stamps = {name: path.stat().st_mtime_ns for name, path in files.items()}
     files["spectrum"].unlink()
     assert not store.is_drawn(trial) and store.is_done(trial)
-    draw_trial(trial, images, tmp_path)
+    draw_figures(trial, images, tmp_path)
     assert {name for name, path in store.figures(trial).items() if path.stat().st_mtime_ns != stamps[name]} == {"spectrum"}
 
 
@@ -85,10 +85,10 @@ def test_a_figure_that_is_lost_is_drawn_again_and_nothing_else(tmp_path: Path, i
 
 
 def measured(tmp_path: Path, images: Images, arms: dict[str, Any], name: str) -> tuple[dict[str, float], dict[str, str]]:
-    plan, store = tiny_plan(tmp_path, arms), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, arms), TrialStore(tmp_path)
     trial = arm(plan, name)
     run_trial(trial, images, tmp_path)
-    draw_trial(trial, images, tmp_path)
+    draw_figures(trial, images, tmp_path)
     record = store.record(trial)
     assert record.status == "done" and store.is_drawn(trial)
     return dict(record.metrics), {**record.problems, **store.problems(trial)}
@@ -106,7 +106,7 @@ def test_a_collapsed_encoder(tmp_path: Path, images: Images, monkeypatch: pytest
             torch.nn.init.zeros_(parameter)
         return encoder
 
-    monkeypatch.setattr("sweeps.trial.untrained_encoder", lambda *a: collapse(_untrained(*a)))
+    monkeypatch.setattr("sweeps.execution.worker.untrained_encoder", lambda *a: collapse(_untrained(*a)))
     from core.train import untrained_encoder as _untrained
 
     monkeypatch.setattr("evaluation.baselines.untrained_encoder", lambda *a: collapse(_untrained(*a)))
@@ -114,7 +114,7 @@ def test_a_collapsed_encoder(tmp_path: Path, images: Images, monkeypatch: pytest
     assert metrics["effective_rank"] == 1 and metrics["anomaly_auc"] == 0.5 and metrics["silhouette_classes"] == 0
     assert "no scale" in problems["moved_by_crop"] and "all scores are zero" in problems["anomaly_spread"]
     assert "coincide" in problems["detail tsne"] and "no tsne" in problems["figure clusters"]
-    assert "spectrum" in Store(tmp_path).figures(arm(tiny_plan(tmp_path, {"u": {"method": "untrained"}}), "u"))
+    assert "spectrum" in TrialStore(tmp_path).figures(arm(tiny_plan(tmp_path, {"u": {"method": "untrained"}}), "u"))
 
 
 def test_without_the_variance_term(tmp_path: Path, images: Images) -> None:
@@ -149,11 +149,11 @@ def test_nan_in_a_representation(tmp_path: Path, images: Images, monkeypatch: py
         found.representation[0, 0] = np.nan
         return found
 
-    monkeypatch.setattr("sweeps.trial.embed", broken)
+    monkeypatch.setattr("sweeps.execution.worker.embed", broken)
     metrics, problems = measured(tmp_path, images, {"x": {}}, "base")
     assert "projection_std" in metrics and {"probe_accuracy", "anomaly_auc", "silhouette", "moved_by_hue"} <= set(problems)
     assert "NaN" in problems["detail projection"] and "figure projections" in problems
-    figures = Store(tmp_path).figures(arm(tiny_plan(tmp_path, {"x": {}}), "base"))
+    figures = TrialStore(tmp_path).figures(arm(tiny_plan(tmp_path, {"x": {}}), "base"))
     assert set(figures) == {"loss"}, "what does not look at the representation is drawn"
 
 
@@ -164,38 +164,40 @@ def test_a_new_metric_figure_and_detail_reach_everything_without_training(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CONTRIBUTING's examples: one function and one line each."""
-    plan, store, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    plan, store, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), TrialStore(tmp_path), f"sqlite:///{tmp_path / 'mlflow.db'}"
     for trial in plan.trials.values():
         run_trial(trial, images, tmp_path)
-        draw_trial(trial, images, tmp_path)
+        draw_figures(trial, images, tmp_path)
     tell(plan, tmp_path, uri)
 
-    def mean_norm(evidence: Any) -> float:
-        return float(np.linalg.norm(evidence.test.representation, axis=1).mean())
+    def mean_norm(inputs: Any) -> float:
+        return float(np.linalg.norm(inputs.test.representation, axis=1).mean())
 
-    def draw_norms(material: Material) -> MplFigure:
+    def draw_norms(material: FigureInputs) -> MplFigure:
         figure = MplFigure()
         figure.subplots().hist(np.linalg.norm(material.details["norms"]["test"][:, None], axis=1))
         return figure
 
     monkeypatch.setitem(METRICS, "mean_norm", Metric(mean_norm, None, "mean Euclidean norm of the test representations"))
-    norms = Detail(lambda e: {"test": np.linalg.norm(e.test.representation, axis=1)}, "norms of the test representations")
+    norms = PerImageArrays(
+        lambda e: {"test": np.linalg.norm(e.test.representation, axis=1)}, "norms of the test representations"
+    )
     monkeypatch.setitem(DETAILS, "norms", norms)
     monkeypatch.setitem(FIGURES, "norms", Figure(draw_norms, "norms of the test representations", ("norms",)))
     assert not any(store.is_done(trial) or store.is_drawn(trial) for trial in plan.trials.values())
-    monkeypatch.setattr("sweeps.trial.train", None)
+    monkeypatch.setattr("sweeps.execution.worker.train", None)
     for trial in plan.trials.values():
         run_trial(trial, images, tmp_path)
-        draw_trial(trial, images, tmp_path)
+        draw_figures(trial, images, tmp_path)
     tell(plan, tmp_path, uri)
     client, (_, children) = MlflowClient(uri), runs(uri)
     records = [store.record(trial) for trial in plan.trials.values()]
     for child in children.values():
         assert child.data.metrics["mean_norm"] > 0
         assert "figures/norms.png" in {item.path for item in client.list_artifacts(child.info.run_id, "figures")}
-    assert "mean_norm mean" in report.write_tables(tmp_path, plan, records)[0].read_text()
-    sweep = page.Sweep(plan, records, store, "profile", "command", None, ())
-    text = page._render("report.html.j2", page._content(sweep, images))
+    assert "mean_norm mean" in tables.write_tables(tmp_path, plan, records)[0].read_text()
+    sweep = html_report.Sweep(plan, records, store, "profile", "command", None, ())
+    text = html_report._render("report.html.j2", html_report._content(sweep, images))
     assert "mean Euclidean norm of the test representations" in text
     assert "mean_norm" in _parser().format_help() and "norms of the test" in _parser().format_help()
 
@@ -203,18 +205,18 @@ def test_a_new_metric_figure_and_detail_reach_everything_without_training(
 def test_a_new_anomaly_set_reaches_everything_without_training(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, store, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    plan, store, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), TrialStore(tmp_path), f"sqlite:///{tmp_path / 'mlflow.db'}"
     for trial in plan.trials.values():
         run_trial(trial, images, tmp_path)
-        draw_trial(trial, images, tmp_path)
+        draw_figures(trial, images, tmp_path)
     tell(plan, tmp_path, uri)
     anomalies = {name: f"{name}-1" for name in ("digits-m-patches", "digits-m-black")}
     trials = {key: replace(trial, anomalies=anomalies) for key, trial in plan.trials.items()}
-    monkeypatch.setattr("sweeps.trial.train", None)
+    monkeypatch.setattr("sweeps.execution.worker.train", None)
     for trial in trials.values():
         assert set(store.missing(trial)) == {n for n in store.missing(trial) if n.endswith("/digits-m-black")} != set()
         run_trial(trial, images, tmp_path)
-        draw_trial(trial, images, tmp_path)
+        draw_figures(trial, images, tmp_path)
     tell(replace(plan, trials=trials), tmp_path, uri)
     client = MlflowClient(uri)
     for child in runs(uri)[1].values():
@@ -227,34 +229,34 @@ def test_a_new_anomaly_set_reaches_everything_without_training(
 
 
 def test_the_page_is_one_file_that_needs_nothing_else(tmp_path: Path, images: Images) -> None:
-    plan, store = tiny_plan(tmp_path, {"<b>z</b>": {"mu": 0}, "open": {"nu": 0}, "broken": {"lambda": 0}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"<b>z</b>": {"mu": 0}, "open": {"nu": 0}, "broken": {"lambda": 0}}), TrialStore(tmp_path)
     for name in ("base", "<b>z</b>"):
         run_trial(arm(plan, name), images, tmp_path)
-        draw_trial(arm(plan, name), images, tmp_path)
+        draw_figures(arm(plan, name), images, tmp_path)
     store.save_failure(arm(plan, "broken").key, "it broke <badly>")
     records = [store.record(trial) for trial in plan.trials.values()]
-    sweep = page.Sweep(plan, records, store, "profile digits-m", "python sweeps/run.py --grid x", "abc123", ())
-    text = page._render("report.html.j2", page._content(sweep, images))
+    sweep = html_report.Sweep(plan, records, store, "profile digits-m", "python sweeps/run.py --grid x", "abc123", ())
+    text = html_report._render("report.html.j2", html_report._content(sweep, images))
     assert "<b>z</b>" not in text and "&lt;b&gt;z&lt;/b&gt;" in text and "it broke &lt;badly&gt;" in text
     assert "http" not in text.replace("http-equiv", "") and ' src="data:' in text and "@import" not in text
     for said in ("does it work?", "With one seed nothing is claimed", "Methods, ready to paste", "digits-m (digits-m-1)",
                  "abc123", "80 train images", "python sweeps/run.py --grid x", "The grid states none"):  # fmt: skip
         assert said in text, said
-    without = page._render("report.html.j2", page._content(sweep, None))
+    without = html_report._render("report.html.j2", html_report._content(sweep, None))
     assert "could not be loaded" in without and without.count("<img") < text.count("<img")
 
 
 def test_the_page_is_written_again_only_when_it_says_something_else(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
-    monkeypatch.setattr("sweeps.page.load_images", lambda *_: images)
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), TrialStore(tmp_path)
+    monkeypatch.setattr("sweeps.reporting.html_report.load_images", lambda *_: images)
     path = tmp_path / "report.html"
     run_trial(arm(plan, "base"), images, tmp_path)
 
     def write() -> int:
         records = [store.record(trial) for trial in plan.trials.values()]
-        page.write_page(path, page.Sweep(plan, records, store, "p", "c", None, ()), tmp_path)
+        html_report.write_report(path, html_report.Sweep(plan, records, store, "p", "c", None, ()), tmp_path)
         return path.stat().st_mtime_ns
 
     first = write()
@@ -267,11 +269,11 @@ def test_the_latex_table_escapes_what_latex_would_read(tmp_path: Path, images: I
     plan = tiny_plan(tmp_path, {"50%_a&b": {"mu": 0}}, seeds=(0, 1))
     for trial in plan.trials.values():
         run_trial(trial, images, tmp_path)
-    records = [Store(tmp_path).record(trial) for trial in plan.trials.values()]
-    path = next(p for p in report.write_tables(tmp_path, plan, records) if p.suffix == ".tex")
+    records = [TrialStore(tmp_path).record(trial) for trial in plan.trials.values()]
+    path = next(p for p in tables.write_tables(tmp_path, plan, records) if p.suffix == ".tex")
     text = path.read_text()
     assert r"50\%\_a\&b & 2 &" in text and r"$\pm$" in text and text.count(r"\\") == 3
-    assert text.count("&") - text.count(r"\&") == 3 * (len(report.COLUMNS) + 1)
+    assert text.count("&") - text.count(r"\&") == 3 * (len(tables.COLUMNS) + 1)
 
 
 # -- defects -------------------------------------------------------------------------------------------------------------
@@ -280,28 +282,28 @@ def test_the_latex_table_escapes_what_latex_would_read(tmp_path: Path, images: I
 def test_a_defect_of_one_metric_detail_or_figure_leaves_the_others_and_is_tried_again(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), TrialStore(tmp_path)
     trial = arm(plan, "base")
 
     def broken(_: Any) -> Any:
         raise KeyError("oh")
 
     monkeypatch.setitem(METRICS, "new", Metric(broken, None, "a new one"))
-    monkeypatch.setitem(DETAILS, "new", Detail(broken, "a new one"))
+    monkeypatch.setitem(DETAILS, "new", PerImageArrays(broken, "a new one"))
     monkeypatch.setitem(FIGURES, "new", Figure(broken, "a new one"))
     run_trial(trial, images, tmp_path)
-    draw_trial(trial, images, tmp_path)
+    draw_figures(trial, images, tmp_path)
     record = store.record(trial)
     assert record.status == "done" and "probe_accuracy" in record.metrics and len(store.figures(trial)) == len(FIGURES) - 1
     assert record.problems == {"new": "KeyError: 'oh'"} and set(store.problems(trial)) == {"detail new", "figure new"}
     assert set(store.missing(trial)) == set(store.missing_details(trial)) == set(store.missing_figures(trial)) == {"new"}
     assert not store.is_done(trial) and not store.is_drawn(trial)
     monkeypatch.setitem(METRICS, "new", Metric(lambda _: 0.5, None, "a new one"))
-    monkeypatch.setitem(DETAILS, "new", Detail(lambda _: None, "a new one"))
+    monkeypatch.setitem(DETAILS, "new", PerImageArrays(lambda _: None, "a new one"))
     monkeypatch.setitem(FIGURES, "new", Figure(lambda _: None, "a new one"))
-    monkeypatch.setattr("sweeps.trial.train", None)
+    monkeypatch.setattr("sweeps.execution.worker.train", None)
     run_trial(trial, images, tmp_path)
-    draw_trial(trial, images, tmp_path)
+    draw_figures(trial, images, tmp_path)
     assert store.record(trial).metrics["new"] == 0.5 and store.is_done(trial) and store.is_drawn(trial)
     assert store.record(trial).problems == {} == store.problems(trial)
 
@@ -309,11 +311,11 @@ def test_a_defect_of_one_metric_detail_or_figure_leaves_the_others_and_is_tried_
 def test_a_figure_of_each_anomaly_set_may_need_any_detail_of_it(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), TrialStore(tmp_path)
     trial = arm(plan, "base")
-    margins = Detail(lambda e: {"margin": e.anomaly_scores - e.test_scores.mean()}, "margins", per_anomaly_set=True)
+    margins = PerImageArrays(lambda e: {"margin": e.anomaly_scores - e.test_scores.mean()}, "margins", per_anomaly_set=True)
 
-    def draw_margins(m: Material, which: str) -> MplFigure:
+    def draw_margins(m: FigureInputs, which: str) -> MplFigure:
         figure = MplFigure()
         figure.subplots().hist(m.details[f"margins/{which}"]["margin"])
         return figure
@@ -321,35 +323,35 @@ def test_a_figure_of_each_anomaly_set_may_need_any_detail_of_it(
     monkeypatch.setitem(DETAILS, "margins", margins)
     monkeypatch.setitem(FIGURES, "margins", Figure(draw_margins, "margins", ("margins",), per_anomaly_set=True))
     run_trial(trial, images, tmp_path)
-    draw_trial(trial, images, tmp_path)
+    draw_figures(trial, images, tmp_path)
     assert "margins/digits-m-patches" in store.figures(trial)
 
 
 def test_one_figure_that_cannot_be_drawn_does_not_take_the_page_with_it(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, store = tiny_plan(tmp_path, {"$z": {"mu": 0}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"$z": {"mu": 0}}), TrialStore(tmp_path)
     for trial in plan.trials.values():
         run_trial(trial, images, tmp_path)
     records = [store.record(trial) for trial in plan.trials.values()]
-    sweep = page.Sweep(plan, records, store, "p", "c", None, ())
-    whole = page._render("report.html.j2", page._content(sweep, images))
+    sweep = html_report.Sweep(plan, records, store, "p", "c", None, ())
+    whole = html_report._render("report.html.j2", html_report._content(sweep, images))
     assert "not drawn" not in whole
 
     def broken(*_: Any) -> None:
         raise KeyError("oh")
 
-    monkeypatch.setattr("evaluation.comparisons.invariances", broken)
-    text = page._render("report.html.j2", page._content(sweep, images))
+    monkeypatch.setattr("sweeps.reporting.arm_figures.invariances", broken)
+    text = html_report._render("report.html.j2", html_report._content(sweep, images))
     assert "invariances by arm: not drawn, KeyError" in text and text.count("<img") == whole.count("<img") - 1
 
 
 def test_of_too_many_arms_base_and_the_best_are_shown_side_by_side() -> None:
-    most = page._SIDE_BY_SIDE
+    most = html_report._SIDE_BY_SIDE
     few = [Arm(f"arm {i}", {"probe_accuracy": [i / most]}, (), {}, baseline=False, collapsed=False) for i in range(most - 1)]
     base = Arm("base", {}, (), {}, baseline=False, collapsed=False)
-    assert page._side_by_side([*few, base], "probe_accuracy") == [*few, base]
-    shown = page._side_by_side([*few, base, replace(few[-1], name="late")], "probe_accuracy")
+    assert html_report._side_by_side([*few, base], "probe_accuracy") == [*few, base]
+    shown = html_report._side_by_side([*few, base, replace(few[-1], name="late")], "probe_accuracy")
     assert len(shown) == most and shown[-2:] == [base, replace(few[-1], name="late")], "in their order"
     assert [arm.name for arm in few if arm not in shown] == ["arm 0"], "the worst is left out"
 
@@ -364,24 +366,26 @@ def test_the_methods_describe_the_base_that_there_is(
     base: dict[str, Any], said: str, unsaid: str, tmp_path: Path, images: Images
 ) -> None:
     plan = tiny_plan(tmp_path, {"base": base, "other": {"method": "untrained"}})
-    records = [Store(tmp_path).record(trial) for trial in plan.trials.values()]
-    text = page._methods(page.Sweep(plan, records, Store(tmp_path), "p", "c", None, ()), [0], images)
+    records = [TrialStore(tmp_path).record(trial) for trial in plan.trials.values()]
+    text = html_report._methods(html_report.Sweep(plan, records, TrialStore(tmp_path), "p", "c", None, ()), [0], images)
     assert said in text and unsaid not in text and "80 train images" in text
 
 
 def test_the_primary_metric_leads_the_tables(tmp_path: Path, images: Images) -> None:
-    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), TrialStore(tmp_path)
     plan = replace(plan, grid=plan.grid.model_copy(update={"primary": "nmi", "question": "one\ntwo | <three>"}))
     run_trial(arm(plan, "base"), images, tmp_path)
     records = [store.record(trial) for trial in plan.trials.values()]
-    assert report.columns_of(plan)[0] == "nmi" and "base/nmi" in report.parent_metrics(plan, records)
-    text = report.latex(plan, report.summarize(records))
+    assert tables.columns_of(plan)[0] == "nmi" and "base/nmi" in tables.parent_metrics(plan, records)
+    text = tables.latex(plan, tables.summarize(records))
     assert all(line.startswith(("%", "\\")) or "&" in line for line in text.splitlines())
-    said = page.markdown(page.Sweep(plan, records, store, "p", "c", None, ()))
+    said = html_report.markdown(html_report.Sweep(plan, records, store, "p", "c", None, ()))
     assert said.startswith(r"**one two \| \<three\>**") and "| arm | n | nmi |" in said
     many = {f"arm-{i}": {"mu": 1 + i} for i in range(60)}
     plan = tiny_plan(tmp_path, many)
-    said = page.markdown(page.Sweep(plan, [store.record(trial) for trial in plan.trials.values()], store, "p", "c", None, ()))
+    said = html_report.markdown(
+        html_report.Sweep(plan, [store.record(trial) for trial in plan.trials.values()], store, "p", "c", None, ())
+    )
     assert said.count("\n| arm-") == 39 and "The other 21 arms are in `table.csv`." in said, (
         "MLflow cuts notes at 8,000 characters"
     )

@@ -16,18 +16,22 @@ import pytest
 import torch
 from rich.console import Console
 
+from core.atomic_files import file_lock
 from core.datasets import ImageSet, Splits
-from core.files import locked
-from evaluation.details import detail_ids
 from evaluation.evaluate import METRICS, Metric, metric_ids
-from sweeps import cost, report
-from sweeps.grid import Grid
-from sweeps.images import Images
-from sweeps.plan import Plan, Trial, make_plan
-from sweeps.progress import Progress, duration
-from sweeps.scheduler import Progression
-from sweeps.store import Result, Store, Training, TrialRecord
-from sweeps.trial import run_trial
+from evaluation.per_image import detail_ids
+from sweeps.execution import cost
+from sweeps.execution.progress import Progress
+from sweeps.execution.trial_queue import TrialQueue
+from sweeps.execution.worker import run_trial
+from sweeps.formatting import duration
+from sweeps.planning.grid import Grid
+from sweeps.planning.planner import make_plan
+from sweeps.planning.trial import Plan, Trial
+from sweeps.reporting import tables
+from sweeps.storage.image_sets import Images
+from sweeps.storage.records import MetricResult, TrainingRecord, TrialRecord
+from sweeps.storage.trial_store import TrialStore
 from tests.conftest import TINY, image_set
 
 
@@ -54,7 +58,7 @@ def images(splits: Splits) -> Images:
 def test_a_trial_leaves_everything_and_is_not_done_twice(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, store = tiny_plan(tmp_path, {"x": {}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"x": {}}), TrialStore(tmp_path)
     trial = arm(plan, "base")
     seen: list[float] = []
     run_trial(trial, images, tmp_path, on_epoch=lambda record: seen.append(record["epoch"]))
@@ -67,18 +71,18 @@ def test_a_trial_leaves_everything_and_is_not_done_twice(
     assert record.metrics["projection_std"] == record.training.history[-1]["projection_std"]
     files = {path.name for path in store.folder(trial.key).iterdir()}
     assert {"config.json", "checkpoint.pt", "encoder.pt", "trained.json", "details", "lock"} <= files and len(files) == 7
-    monkeypatch.setattr("sweeps.trial.train", None)
-    monkeypatch.setattr("sweeps.trial.evaluate", None)
+    monkeypatch.setattr("sweeps.execution.worker.train", None)
+    monkeypatch.setattr("sweeps.execution.worker.evaluate", None)
     run_trial(trial, images, tmp_path)
 
 
 def test_a_new_metric_is_computed_without_training(tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, store = tiny_plan(tmp_path, {"x": {}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"x": {}}), TrialStore(tmp_path)
     trial = arm(plan, "base")
     run_trial(trial, images, tmp_path)
     monkeypatch.setitem(METRICS, "mean_norm", Metric(lambda e: float(abs(e.test.representation).mean()), None, "a new one"))
     assert not store.is_done(trial)
-    monkeypatch.setattr("sweeps.trial.train", None)
+    monkeypatch.setattr("sweeps.execution.worker.train", None)
     run_trial(trial, images, tmp_path)
     assert store.is_done(trial) and store.record(trial).metrics["mean_norm"] > 0
 
@@ -86,11 +90,11 @@ def test_a_new_metric_is_computed_without_training(tmp_path: Path, images: Image
 def test_a_new_anomaly_set_is_evaluated_without_training(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, store = tiny_plan(tmp_path, {"x": {}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"x": {}}), TrialStore(tmp_path)
     trial = arm(plan, "base")
     run_trial(trial, images, tmp_path)
     more = replace(trial, anomalies={"digits-m-black": "black-1", **trial.anomalies})
-    monkeypatch.setattr("sweeps.trial.train", None)
+    monkeypatch.setattr("sweeps.execution.worker.train", None)
     run_trial(more, images, tmp_path)
     record = store.record(more)
     assert record.metrics["anomaly_auc"] == record.metrics["anomaly_auc/digits-m-black"], "the first is the headline"
@@ -114,12 +118,12 @@ def test_a_trial_that_died_goes_on_from_its_last_epoch(tmp_path: Path, images: I
     run_trial(arm(plan, "n"), images, tmp_path / "torn", on_epoch=lambda record: seen.append(record["epoch"]))
     assert seen == [3, 4]
     assert_same_encoder(arm(plan, "n"), tmp_path / "whole", tmp_path / "torn")
-    metrics = [Store(tmp_path / name).record(arm(plan, "n")).metrics for name in ("whole", "torn")]
+    metrics = [TrialStore(tmp_path / name).record(arm(plan, "n")).metrics for name in ("whole", "torn")]
     assert metrics[0] == metrics[1]
 
 
 def assert_same_encoder(trial: Trial, one: Path, other: Path) -> None:
-    a, b = (torch.load(Store(path).folder(trial.key) / "encoder.pt", weights_only=True) for path in (one, other))
+    a, b = (torch.load(TrialStore(path).folder(trial.key) / "encoder.pt", weights_only=True) for path in (one, other))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -130,18 +134,18 @@ def test_an_epochs_axis_costs_its_longest_member(tmp_path: Path, images: Images)
     for trial in trials:
         run_trial(trial, images, tmp_path / "together", on_epoch=lambda record: seen.append(record["epoch"]))
     assert seen == [1, 2, 3, 4, 5], "five epochs in all"
-    trained = [Store(tmp_path / "together").training(trial.key) for trial in trials]
+    trained = [TrialStore(tmp_path / "together").training(trial.key) for trial in trials]
     assert [t.epochs_trained for t in trained if t] == [2, 1, 2] and [len(t.history) for t in trained if t] == [2, 3, 5]
     run_trial(trials[1], images, tmp_path / "alone")
     assert_same_encoder(trials[1], tmp_path / "together", tmp_path / "alone")
-    records = [Store(tmp_path / name).record(trials[1]).metrics for name in ("together", "alone")]
+    records = [TrialStore(tmp_path / name).record(trials[1]).metrics for name in ("together", "alone")]
     assert records[0] == records[1]
 
 
 def test_the_untrained_encoder_is_probed_once_for_all(tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, store = tiny_plan(tmp_path, {"x": {"mu": 0}, "u": {"method": "untrained"}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"x": {"mu": 0}, "u": {"method": "untrained"}}), TrialStore(tmp_path)
     run_trial(arm(plan, "base"), images, tmp_path)
-    monkeypatch.setattr("sweeps.trial.embedder", None)
+    monkeypatch.setattr("sweeps.execution.worker.embedder", None)
     run_trial(arm(plan, "x"), images, tmp_path)
     monkeypatch.undo()
     run_trial(arm(plan, "u"), images, tmp_path)
@@ -178,81 +182,81 @@ CHAIN = {
 }
 
 
-def finish(store: Store, trial: Trial) -> None:
+def finish(store: TrialStore, trial: Trial) -> None:
     """Puts a finished trial into the store without training one."""
-    store.save_training(trial.key, Training(({"images_per_second": 50.0},), None, 1.0, 1, "CPU, x", 1, {}, 0.0))
-    results = {id_: Result(0.5, None, 0.0) for id_ in metric_ids(trial.anomalies).values()}
-    results |= {id_: Result(None, None, 0.0) for id_ in detail_ids(trial.anomalies).values()}
+    store.save_training(trial.key, TrainingRecord(({"images_per_second": 50.0},), None, 1.0, 1, "CPU, x", 1, {}, 0.0))
+    results = {id_: MetricResult(0.5, None, 0.0) for id_ in metric_ids(trial.anomalies).values()}
+    results |= {id_: MetricResult(None, None, 0.0) for id_ in detail_ids(trial.anomalies).values()}
     store.save_results(trial.key, results)
 
 
 def test_trials_are_handed_out_when_what_they_need_is_done(tmp_path: Path) -> None:
-    plan, store = tiny_plan(tmp_path, CHAIN), Store(tmp_path)
-    progression = Progression(plan, list(plan.trials), store, [ears := Ears()])
-    first, second = progression.take(), progression.take()
+    plan, store = tiny_plan(tmp_path, CHAIN), TrialStore(tmp_path)
+    queue = TrialQueue(plan, list(plan.trials), store, [ears := Ears()])
+    first, second = queue.next_ready(), queue.next_ready()
     assert first is not None and second is not None
     assert {first.arm, second.arm} == {"base", "z"}
-    assert progression.take() is None and not progression.finished, "all that is left waits"
+    assert queue.next_ready() is None and not queue.finished, "all that is left waits"
     finish(store, second)
-    progression.ended(second.key, None)
-    assert progression.take() is None
+    queue.ended(second.key, None)
+    assert queue.next_ready() is None
     finish(store, first)
-    progression.ended(first.key, None)
+    queue.ended(first.key, None)
     order = []
-    while not progression.finished:
-        trial = progression.take()
+    while not queue.finished:
+        trial = queue.next_ready()
         assert trial is not None
         order.append(trial.arm)
         finish(store, trial)
-        progression.ended(trial.key, None)
+        queue.ended(trial.key, None)
     assert order == ["n", "m"]
     assert {status for status, _ in ears.heard} == {"done"}
 
 
 def test_a_failed_parent_skips_its_descendants_and_nobody_else(tmp_path: Path) -> None:
-    plan, store = tiny_plan(tmp_path, CHAIN), Store(tmp_path)
-    progression = Progression(plan, list(plan.trials), store, [ears := Ears()])
-    base = progression.take()
+    plan, store = tiny_plan(tmp_path, CHAIN), TrialStore(tmp_path)
+    queue = TrialQueue(plan, list(plan.trials), store, [ears := Ears()])
+    base = queue.next_ready()
     assert base is not None and base.arm == "base"
-    progression.ended(base.key, "the worker died")
+    queue.ended(base.key, "the worker died")
     assert ears.heard == [("failed", "base"), ("skipped", "n"), ("skipped", "m")]
-    assert "its parent (base · seed 0) failed: the worker died" in progression.skipped[arm(plan, "n").key]
+    assert "its parent (base · seed 0) failed: the worker died" in queue.skipped[arm(plan, "n").key]
     assert store.failure(base.key) == "the worker died", "a worker that died left no reason of its own"
-    other = progression.take()
-    assert other is not None and other.arm == "z" and progression.finished
+    other = queue.next_ready()
+    assert other is not None and other.arm == "z" and queue.finished
 
 
 def test_a_full_disk_does_not_end_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, store = tiny_plan(tmp_path, {"n": {"pairing": "neighbors"}}), Store(tmp_path)
-    progression = Progression(plan, list(plan.trials), store, [ears := Ears()])
-    trial = progression.take()
+    plan, store = tiny_plan(tmp_path, {"n": {"pairing": "neighbors"}}), TrialStore(tmp_path)
+    queue = TrialQueue(plan, list(plan.trials), store, [ears := Ears()])
+    trial = queue.next_ready()
     assert trial is not None
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sweeps.store.save_json", full)
-    progression.ended(trial.key, "OSError: [Errno 28] No space left on device")
+    monkeypatch.setattr("sweeps.storage.trial_store.save_json", full)
+    queue.ended(trial.key, "OSError: [Errno 28] No space left on device")
     assert ears.heard == [("failed", "base"), ("skipped", "n")]
 
 
 def test_a_failed_shorter_trial_does_not_stop_the_longer_one(tmp_path: Path) -> None:
-    plan, store = tiny_plan(tmp_path, {"e": {"epochs": [1, 2]}}), Store(tmp_path)
-    progression = Progression(plan, list(plan.trials), store, [])
-    short = progression.take()
-    assert short is not None and short.config.epochs == 1 and progression.take() is None
-    progression.ended(short.key, "died")
-    longer = progression.take()
+    plan, store = tiny_plan(tmp_path, {"e": {"epochs": [1, 2]}}), TrialStore(tmp_path)
+    queue = TrialQueue(plan, list(plan.trials), store, [])
+    short = queue.next_ready()
+    assert short is not None and short.config.epochs == 1 and queue.next_ready() is None
+    queue.ended(short.key, "died")
+    longer = queue.next_ready()
     assert longer is not None and longer.config.epochs == 2
 
 
 def test_a_reason_written_by_the_worker_is_kept(tmp_path: Path) -> None:
-    plan, store = tiny_plan(tmp_path, {"z": {}}), Store(tmp_path)
-    progression = Progression(plan, list(plan.trials), store, [])
-    trial = progression.take()
+    plan, store = tiny_plan(tmp_path, {"z": {}}), TrialStore(tmp_path)
+    queue = TrialQueue(plan, list(plan.trials), store, [])
+    trial = queue.next_ready()
     assert trial is not None
     store.save_failure(trial.key, "NonFiniteLossError: at epoch 1")
-    progression.ended(trial.key, "ray::Trainable ...")
+    queue.ended(trial.key, "ray::Trainable ...")
     assert store.record(trial).reason == "NonFiniteLossError: at epoch 1"
 
 
@@ -264,16 +268,16 @@ def test_wall_time_respects_slots_and_needs(tmp_path: Path) -> None:
     seconds = dict.fromkeys(plan.trials, 10.0)
     assert cost.wall_time(plan, seconds, 1) == 40
     assert cost.wall_time(plan, seconds, 4) == 30, "base, n, m one after another"
-    assert cost.by_critical_path(plan, seconds)[0] == arm(plan, "base").key
+    assert cost.critical_path_order(plan, seconds)[0] == arm(plan, "base").key
     del seconds[arm(plan, "base").key]
     assert cost.wall_time(plan, seconds, 4) == 20
 
 
 def test_estimates_rest_on_finished_trials_of_the_same_kind(tmp_path: Path) -> None:
-    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}, "n": {"pairing": "pixel-neighbors"}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}, "n": {"pairing": "pixel-neighbors"}}), TrialStore(tmp_path)
     before = cost.estimate(plan, store, (), gpu=False)
     assert before.measured == 0 and "rule" in before.basis
-    from sweeps.store import save_config
+    from sweeps.storage.trial_store import save_config
 
     finish(store, arm(plan, "base"))
     save_config(store, arm(plan, "base"), {})
@@ -285,7 +289,7 @@ def test_estimates_rest_on_finished_trials_of_the_same_kind(tmp_path: Path) -> N
 
 
 def test_foreign_entries_of_the_storage_do_no_harm(tmp_path: Path) -> None:
-    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), TrialStore(tmp_path)
     finish(store, arm(plan, "base"))
     (tmp_path / "trials" / ".DS_Store").touch()
     (store.folder(arm(plan, "base").key) / "config.json").write_text('{"config": {"pairing": "of another version"}}')
@@ -295,13 +299,13 @@ def test_foreign_entries_of_the_storage_do_no_harm(tmp_path: Path) -> None:
 def test_the_epochs_axis_is_costed_once(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, {"e": {"epochs": [2, 4, 8]}})
     single = tiny_plan(tmp_path, {"e": {"epochs": [8]}})
-    axis = sum(cost.estimate(plan, Store(tmp_path), (), gpu=False).seconds.values())
-    alone = sum(cost.estimate(single, Store(tmp_path), (), gpu=False).seconds.values())
+    axis = sum(cost.estimate(plan, TrialStore(tmp_path), (), gpu=False).seconds.values())
+    alone = sum(cost.estimate(single, TrialStore(tmp_path), (), gpu=False).seconds.values())
     assert axis - alone < 10, "one more evaluation, no more epochs"
 
 
 def test_progress_tells_what_ended_and_the_time_left(tmp_path: Path) -> None:
-    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), TrialStore(tmp_path)
     console = Console(record=True, width=120, force_terminal=False, file=(tmp_path / "log").open("w"))
     seconds = dict.fromkeys(plan.trials, 100.0)
     progress = Progress(plan, seconds, 1, console)
@@ -333,7 +337,7 @@ def test_the_table_has_mean_deviation_and_n(tmp_path: Path) -> None:
         value = values[trial.arm][trial.config.seed]
         metrics = {"probe_accuracy": value} if value is not None else {}
         records.append(TrialRecord(trial, "done" if value else "failed", None, metrics, reason=None if value else "it broke"))
-    paths = report.write_tables(tmp_path, plan, records)
+    paths = tables.write_tables(tmp_path, plan, records)
     rows = {row["arm"]: row for row in csv.DictReader(paths[0].open())}
     assert float(rows["base"]["probe_accuracy mean"]) == pytest.approx(0.3)
     assert float(rows["base"]["probe_accuracy sd"]) == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
@@ -342,7 +346,7 @@ def test_the_table_has_mean_deviation_and_n(tmp_path: Path) -> None:
     trials = list(csv.DictReader(paths[1].open()))
     assert [row["status"] for row in trials].count("failed") == 1 and len(trials) == 6
     console = Console(record=True, width=160, file=(tmp_path / "log").open("w"))
-    console.print(report.table(plan, report.summarize(records), {"z": "undecided"}))
+    console.print(tables.table(plan, tables.summarize(records), {"z": "undecided"}))
     assert "0.3000 ± 0.2646" in console.export_text()
 
 
@@ -353,7 +357,7 @@ def test_two_processes_do_not_train_the_same_trial(tmp_path: Path, images: Image
     plan = tiny_plan(tmp_path, {"x": {}})
     (tmp_path / "given").write_bytes(pickle.dumps((arm(plan, "base"), images)))
     code = (
-        "import pickle, sys; from pathlib import Path; from sweeps.trial import run_trial\n"
+        "import pickle, sys; from pathlib import Path; from sweeps.execution.worker import run_trial\n"
         "trial, images = pickle.loads(Path('given').read_bytes())\n"
         "run_trial(trial, images, Path('results'), on_epoch=lambda record: print('epoch', flush=True))"
     )
@@ -367,7 +371,7 @@ def test_two_processes_do_not_train_the_same_trial(tmp_path: Path, images: Image
 
 def test_a_lock_of_a_process_that_died_is_free_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from core.files import locked\n"
+        "import sys, time; from pathlib import Path; from core.atomic_files import locked\n"
         "with locked(Path('lock')):\n    print('held', flush=True)\n    time.sleep(600)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
@@ -375,7 +379,7 @@ def test_a_lock_of_a_process_that_died_is_free_at_once(tmp_path: Path) -> None:
     taken = threading.Event()
 
     def take() -> None:
-        with locked(tmp_path / "lock"):
+        with file_lock(tmp_path / "lock"):
             taken.set()
 
     waiting = threading.Thread(target=take, daemon=True)

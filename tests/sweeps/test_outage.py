@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import tracking
+from sweeps.tracking import tracker
 from tests.servers import server_of_health
 from tests.sweeps.test_engine import tiny_plan
 
@@ -16,13 +16,13 @@ from tests.sweeps.test_engine import tiny_plan
 def test_what_a_server_that_is_away_did_not_hear_is_told_in_order_once_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "_PAUSE", 0.05)
-    monkeypatch.setattr(tracking.Tracker, "_open", lambda _: None)
-    monkeypatch.setattr(tracking.Tracker, "_close", lambda *_: None)
+    monkeypatch.setattr(tracker, "_PAUSE", 0.05)
+    monkeypatch.setattr(tracker.Tracker, "_open", lambda _: None)
+    monkeypatch.setattr(tracker.Tracker, "_close", lambda *_: None)
     said: list[str] = []
     heard: list[int] = []
     with server_of_health() as server:
-        tracker = tracking.Tracker(
+        tracker = tracker.Tracker(
             f"http://127.0.0.1:{server.server_port}", tmp_path, tiny_plan(tmp_path, {}), None, "", said.append  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -45,12 +45,12 @@ def test_what_a_server_that_is_away_did_not_hear_is_told_in_order_once_it_is_bac
 def test_a_server_that_stays_away_or_refuses_is_given_up_in_the_end(
     healthy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "_PAUSE", 0.05)
-    monkeypatch.setattr(tracking.Tracker, "_open", lambda _: None)
+    monkeypatch.setattr(tracker, "_PAUSE", 0.05)
+    monkeypatch.setattr(tracker.Tracker, "_open", lambda _: None)
     tries: list[int] = []
     with server_of_health() as server:
         server.healthy = healthy  # type: ignore[attr-defined]
-        tracker = tracking.Tracker(f"http://127.0.0.1:{server.server_port}", tmp_path, tiny_plan(tmp_path, {}), None, "")  # type: ignore[arg-type]
+        tracker = tracker.Tracker(f"http://127.0.0.1:{server.server_port}", tmp_path, tiny_plan(tmp_path, {}), None, "")  # type: ignore[arg-type]
 
         def refuse() -> None:
             tries.append(1)
@@ -61,4 +61,4 @@ def test_a_server_that_stays_away_or_refuses_is_given_up_in_the_end(
         assert healthy or tracker.problem is None, "while trials run it is waited for"
         tracker.close(status="FINISHED", metrics={}, moment=0, artifacts=[], patience=0.3)
         tracker.close(status="FAILED", metrics={}, moment=0, artifacts=[])  # as after a second Ctrl-C: no more waiting
-    assert tracker.problem == "ValueError: no such thing" and len(tries) == (tracking._ATTEMPTS if healthy else 1)
+    assert tracker.problem == "ValueError: no such thing" and len(tries) == (tracker._ATTEMPTS if healthy else 1)

@@ -11,8 +11,11 @@ import pytest
 import yaml
 
 from core.errors import InputError
-from sweeps.grid import Grid, expand_arms, list_grids, load_grid, parse_settings, select_arms
-from sweeps.plan import Plan, Trial, make_plan
+from sweeps.planning.arms import expand_arms, parse_settings, select_arms
+from sweeps.planning.grid import Grid
+from sweeps.planning.grid_file import list_grids, load_grid
+from sweeps.planning.planner import make_plan
+from sweeps.planning.trial import Plan, Trial
 
 
 def plan_of(grid_arms: dict[str, Any], tmp_path: Path, /, *, base: dict[str, Any] | None = None, **changes: Any) -> Plan:
@@ -25,7 +28,7 @@ def arm(plan: Plan, name: str) -> Trial:
     return next(trial for trial in plan.trials.values() if name in (trial.arm, *trial.aliases))
 
 
-def faults(function: object, /, *args: Any, **kwargs: Any) -> str:
+def errors(function: object, /, *args: Any, **kwargs: Any) -> str:
     assert callable(function)
     with pytest.raises(InputError) as error:
         function(*args, **kwargs)
@@ -73,9 +76,9 @@ def test_a_parent_is_base_with_the_trials_own_seed_and_data(tmp_path: Path) -> N
     assert parent is not None
     assert (parent.mu, parent.nu, parent.epochs, parent.pairing) == (25, 7, 15, "augment"), "base's"
     assert (parent.seed, parent.train_subset) == (4, 1000), "the trial's own"
-    added = [trial for trial in plan.trials.values() if trial.added_for]
-    assert [trial.added_for for trial in added] == [("n",)], "no arm comes to this parent: it is added and marked"
-    assert plan.waits_for(arm(plan, "n")) == (added[0].key,)
+    added = [trial for trial in plan.trials.values() if trial.required_by]
+    assert [trial.required_by for trial in added] == [("n",)], "no arm comes to this parent: it is added and marked"
+    assert plan.dependencies(arm(plan, "n")) == (added[0].key,)
 
 
 def test_a_parent_that_is_base_is_shared_and_settings_reach_it(tmp_path: Path) -> None:
@@ -83,7 +86,7 @@ def test_a_parent_that_is_base_is_shared_and_settings_reach_it(tmp_path: Path) -
     plan = plan_of(arms, tmp_path, settings={"epochs": 3, "augmentation": {"hue": 0}})
     assert len(plan.trials) == 3
     base = arm(plan, "base")
-    assert arm(plan, "n").parent == arm(plan, "m").parent == base.key
+    assert arm(plan, "n").parent_key == arm(plan, "m").parent_key == base.key
     assert base.config.epochs == 3 and base.config.augmentation.hue == 0
 
 
@@ -98,47 +101,47 @@ def test_a_parent_can_be_overridden_and_nested(tmp_path: Path) -> None:
     assert configs["a"] is not None and configs["a"].mu == 0 and configs["a"].pairing == "augment"
     assert configs["b"] is not None and configs["b"].method == "untrained"
     assert configs["c"] is not None and configs["c"].parent is not None and configs["c"].parent.pairing == "class"
-    assert len([trial for trial in plan.trials.values() if trial.added_for]) == 4
+    assert len([trial for trial in plan.trials.values() if trial.required_by]) == 4
 
 
 def test_a_parent_without_end_is_refused(tmp_path: Path) -> None:
-    assert "needs a parent without end" in faults(plan_of, {"x": {}}, tmp_path, base={"pairing": "neighbors"})
+    assert "needs a parent without end" in errors(plan_of, {"x": {}}, tmp_path, base={"pairing": "neighbors"})
     assert plan_of({"x": {}}, tmp_path, base={"pairing": "neighbors", "parent": {"pairing": "augment"}}).trials
-    assert "needs no parent" in faults(plan_of, {"x": {"parent": {"mu": 0}}}, tmp_path)
+    assert "needs no parent" in errors(plan_of, {"x": {"parent": {"mu": 0}}}, tmp_path)
 
 
 def test_arms_only_still_bring_the_parents(tmp_path: Path) -> None:
     plan = plan_of({"n": {"pairing": "neighbors"}, "o": {"mu": 0}}, tmp_path, arms=["n"])
-    assert {plan.trials[key].arm for key in plan.wanted} == {"n", "base"}, "base is n's parent; o was not asked for"
+    assert {plan.trials[key].arm for key in plan.requested} == {"n", "base"}, "base is n's parent; o was not asked for"
     assert {trial.arm for trial in plan.trials.values()} == {"base", "n", "o"}, "but belongs to the sweep"
 
 
 def test_seeds_of_earlier_commands_stay_in_the_sweep(tmp_path: Path) -> None:
     plan = plan_of({"z": {"mu": 0}}, tmp_path, seeds=[0], earlier_seeds=lambda _: [0, 7])
     assert {trial.config.seed for trial in plan.trials.values()} == {0, 7}
-    assert {plan.trials[key].config.seed for key in plan.wanted} == {0}
+    assert {plan.trials[key].config.seed for key in plan.requested} == {0}
 
 
 def test_arms_that_train_the_same_but_are_evaluated_otherwise_are_refused(tmp_path: Path) -> None:
     arms = {"b": {"anomaly_datasets": ["digits-m-black"]}}
-    assert "arms base and b train the same, and differ in anomaly_datasets alone" in faults(plan_of, arms, tmp_path)
-    assert "differ in threads alone" in faults(plan_of, {"t": {"threads": [1, 2]}}, tmp_path)
+    assert "arms base and b train the same, and differ in anomaly_datasets alone" in errors(plan_of, arms, tmp_path)
+    assert "differ in threads alone" in errors(plan_of, {"t": {"threads": [1, 2]}}, tmp_path)
 
 
 def test_a_setting_may_not_stop_at_a_parent_that_has_its_own(tmp_path: Path) -> None:
     arms = {"n": {"pairing": "neighbors", "parent": {"epochs": 4}}}
-    assert "--set epochs" in faults(plan_of, arms, tmp_path, settings={"epochs": 2})
+    assert "--set epochs" in errors(plan_of, arms, tmp_path, settings={"epochs": 2})
 
 
 def test_a_parent_that_is_not_base_is_a_difference(tmp_path: Path) -> None:
     plan = plan_of({"n": {"pairing": "neighbors", "parent": {"epochs": 4}}, "m": {"pairing": "neighbors"}}, tmp_path)
-    assert arm(plan, "n").differs["parent"] == (None, {"epochs": 4})
-    assert "parent" not in arm(plan, "m").differs
+    assert arm(plan, "n").diff_from_base["parent"] == (None, {"epochs": 4})
+    assert "parent" not in arm(plan, "m").diff_from_base
 
 
 def test_a_sweep_does_not_depend_on_its_first_seed(tmp_path: Path) -> None:
     base = {"pairing": "neighbors", "parent": {"pairing": "augment"}}
-    sweeps = {plan_of({"z": {"mu": 0}}, tmp_path, base=base, seeds=seeds).sweep for seeds in ([0, 1], [1, 2], [5])}
+    sweeps = {plan_of({"z": {"mu": 0}}, tmp_path, base=base, seeds=seeds).sweep_id for seeds in ([0, 1], [1, 2], [5])}
     assert len(sweeps) == 1
 
 
@@ -146,10 +149,10 @@ def test_epochs_share_a_lineage_unless_the_schedule_depends_on_them(tmp_path: Pa
     plan = plan_of({"e": {"epochs": [2, 4, 8]}}, tmp_path, base={"epochs": 8})
     assert len(plan.trials) == 3, "8 epochs is base"
     by_epochs = {trial.config.epochs: trial for trial in plan.trials.values()}
-    assert plan.waits_for(by_epochs[8]) == (by_epochs[4].key,) and plan.waits_for(by_epochs[4]) == (by_epochs[2].key,)
-    assert by_epochs[8].shorter[3] == (4, by_epochs[4].key), "every shorter length is looked for in the store"
+    assert plan.dependencies(by_epochs[8]) == (by_epochs[4].key,) and plan.dependencies(by_epochs[4]) == (by_epochs[2].key,)
+    assert by_epochs[8].resumable_from[3] == (4, by_epochs[4].key), "every shorter length is looked for in the store"
     cosine = plan_of({"e": {"epochs": [2, 4]}}, tmp_path, settings={"schedule": "cosine"})
-    assert all(not trial.shorter for trial in cosine.trials.values())
+    assert all(not trial.resumable_from for trial in cosine.trials.values())
 
 
 def test_seeds_give_a_trial_each_where_a_seed_matters(tmp_path: Path) -> None:
@@ -157,20 +160,20 @@ def test_seeds_give_a_trial_each_where_a_seed_matters(tmp_path: Path) -> None:
     counts = {name: sum(trial.arm == name for trial in plan.trials.values()) for name in ("base", "raw", "u")}
     assert counts == {"base": 3, "raw": 1, "u": 3}
     untrained = {trial.config.seed: trial.key for trial in plan.trials.values() if trial.arm == "u"}
-    assert all(trial.untrained == untrained[trial.config.seed] for trial in plan.trials.values() if trial.arm == "base")
+    assert all(trial.untrained_key == untrained[trial.config.seed] for trial in plan.trials.values() if trial.arm == "base")
 
 
 def test_a_sweep_is_its_name_and_base(tmp_path: Path) -> None:
-    one = plan_of({"x": {"mu": 0}}, tmp_path).sweep
-    assert plan_of({"x": {"mu": 0}, "y": {"nu": 0}}, tmp_path, seeds=[1, 2]).sweep == one, "more arms and seeds extend it"
-    assert plan_of({"x": {"mu": 0}}, tmp_path, settings={"epochs": 3}).sweep != one
+    one = plan_of({"x": {"mu": 0}}, tmp_path).sweep_id
+    assert plan_of({"x": {"mu": 0}, "y": {"nu": 0}}, tmp_path, seeds=[1, 2]).sweep_id == one, "more arms and seeds extend it"
+    assert plan_of({"x": {"mu": 0}}, tmp_path, settings={"epochs": 3}).sweep_id != one
 
 
 def test_what_differs_from_base_is_said(tmp_path: Path) -> None:
     plan = plan_of({"x": {"mu": 3, "augmentation": {"hue": 0}}, "n": {"pairing": "pixel-neighbors"}}, tmp_path, seeds=[3])
-    assert arm(plan, "base").differs == {}
-    assert arm(plan, "x").differs["mu"] == (25.0, 3.0) and set(arm(plan, "x").differs) == {"mu", "augmentation"}
-    assert arm(plan, "n").differs["augmentation"][1] is None, "neither view is augmented"
+    assert arm(plan, "base").diff_from_base == {}
+    assert arm(plan, "x").diff_from_base["mu"] == (25.0, 3.0) and set(arm(plan, "x").diff_from_base) == {"mu", "augmentation"}
+    assert arm(plan, "n").diff_from_base["augmentation"][1] is None, "neither view is augmented"
 
 
 def test_settings_are_parsed_as_yaml_and_dotted() -> None:
@@ -178,7 +181,7 @@ def test_settings_are_parsed_as_yaml_and_dotted() -> None:
         ["mu=3", "augmentation.flip=0", "projector_dims=[8, 8]", "dataset=folder:/a=b", "augmentation.hue=0"]
     )
     assert parsed == {"mu": 3, "augmentation": {"flip": 0, "hue": 0}, "projector_dims": [8, 8], "dataset": "folder:/a=b"}
-    assert faults(parse_settings, ["mu", "nu=[1"]).count("--set") == 2
+    assert errors(parse_settings, ["mu", "nu=[1"]).count("--set") == 2
 
 
 @pytest.mark.parametrize(
@@ -193,18 +196,18 @@ def test_settings_are_parsed_as_yaml_and_dotted() -> None:
 )
 def test_a_setting_that_an_arm_varies_is_refused(settings: dict[str, Any], named: tuple[str, ...], tmp_path: Path) -> None:
     arms = {"x": {"mu": [0, 1]}, "y": {"augmentation": {"hue": 0}}}
-    message = faults(plan_of, arms, tmp_path, settings=settings)
+    message = errors(plan_of, arms, tmp_path, settings=settings)
     assert all(text in message for text in named)
     assert plan_of(arms, tmp_path, settings={"augmentation": {"flip": 0.1}}).trials
 
 
 def test_all_faults_come_at_once_and_name_their_arm(tmp_path: Path) -> None:
-    message = faults(plan_of, {"x": {"mu": -1}, "y": {"lamda": 2}}, tmp_path, arms=["z"], settings={"epochs": 0, "seed": 2})
+    message = errors(plan_of, {"x": {"mu": -1}, "y": {"lamda": 2}}, tmp_path, arms=["z"], settings={"epochs": 0, "seed": 2})
     for text in ("--arms z", "there are base, x, y", "--set seed", "epochs", "arm x: mu", "arm y: unknown key 'lamda'"):
         assert text in message
-    message = faults(plan_of, {"x": {"mu": -1}, "y": {"lamda": 2}}, tmp_path, settings={"dataset": "folder:/nowhere"})
+    message = errors(plan_of, {"x": {"mu": -1}, "y": {"lamda": 2}}, tmp_path, settings={"dataset": "folder:/nowhere"})
     assert "grid g, arm x: mu" in message and "grid g, arm y: unknown key 'lamda'" in message
-    assert "/nowhere" in faults(plan_of, {"x": {}}, tmp_path, settings={"dataset": "folder:/nowhere"})
+    assert "/nowhere" in errors(plan_of, {"x": {}}, tmp_path, settings={"dataset": "folder:/nowhere"})
 
 
 @pytest.mark.parametrize(
@@ -231,24 +234,24 @@ def test_all_faults_come_at_once_and_name_their_arm(tmp_path: Path) -> None:
 def test_a_grid_file_that_is_wrong_is_named_with_its_key(text: str, named: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    message = faults(load_grid, str(path))
+    message = errors(load_grid, str(path))
     assert str(path) in message
     assert all(part in message for part in named)
 
 
 def test_a_grid_with_an_impossible_name(tmp_path: Path) -> None:
     (tmp_path / "anna's.yaml").write_text("question: q\narms: {x: {}}")
-    assert "letters, digits" in faults(load_grid, str(tmp_path / "anna's.yaml"))
+    assert "letters, digits" in errors(load_grid, str(tmp_path / "anna's.yaml"))
 
 
 def test_keys_that_are_no_texts_are_named_not_raised(tmp_path: Path) -> None:
-    assert "augmentation.1" in faults(plan_of, {"x": {}}, tmp_path, settings=parse_settings(["augmentation={1: 2}"]))
-    assert "--set nu" in faults(parse_settings, ["nu=2020-13-45"])
+    assert "augmentation.1" in errors(plan_of, {"x": {}}, tmp_path, settings=parse_settings(["augmentation={1: 2}"]))
+    assert "--set nu" in errors(parse_settings, ["nu=2020-13-45"])
 
 
 def test_a_grid_that_is_not_there() -> None:
-    assert "did you mean 'ablations'" in faults(load_grid, "ablation")
-    assert "there is no such file" in faults(load_grid, "nowhere/mine.yaml")
+    assert "did you mean 'ablations'" in errors(load_grid, "ablation")
+    assert "there is no such file" in errors(load_grid, "nowhere/mine.yaml")
 
 
 def test_the_readmes_grid_is_sound(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import yaml
 from mlflow import MlflowClient
 from PIL import Image
 
-from sweeps.store import Store
+from sweeps.storage.trial_store import TrialStore
 from tests.conftest import TINY, image_folder
 
 ROOT = Path(__file__).parents[2]
@@ -199,17 +199,17 @@ def test_continuation_trains_the_longest_member_alone(tmp_path: Path, cache: Pat
     together, alone = tmp_path / "together", tmp_path / "alone"
     assert run(cache, "--grid", path, "--storage", together).returncode == 0
     assert run(cache, "--grid", path, "--storage", alone, "--arms", "e/epochs=4").returncode == 0
-    trained = {key: Store(together).training(key) for key in Store(together).trial_keys()}
+    trained = {key: TrialStore(together).training(key) for key in TrialStore(together).trial_keys()}
     assert sorted(t.epochs_trained for t in trained.values() if t) == [1, 1, 2]
-    (key,) = (key for key in Store(alone).trial_keys() if (t := Store(alone).training(key)) and t.epochs_trained)
-    one, other = Store(together).results(key), Store(alone).results(key)
+    (key,) = (key for key in TrialStore(alone).trial_keys() if (t := TrialStore(alone).training(key)) and t.epochs_trained)
+    one, other = TrialStore(together).results(key), TrialStore(alone).results(key)
     assert {i: r.value for i, r in one.items()} == {i: r.value for i, r in other.items()}
 
 
 @pytest.mark.slow
 def test_ray_sees_as_many_gpus_as_we_say() -> None:
     code = (
-        "import ray; from sweeps.hardware import gpus_of_this_machine\n"
+        "import ray; from sweeps.execution.machine import gpus_of_this_machine\n"
         "ray.init(address='local', include_dashboard=False, log_to_driver=False)\n"
         "assert int(ray.cluster_resources().get('GPU', 0)) == gpus_of_this_machine()"
     )
@@ -294,7 +294,7 @@ def test_two_drivers_started_together_share_the_work(tmp_path: Path, cache: Path
         ]
         said = [driver.communicate(timeout=600)[0] for driver in drivers]
         assert [driver.returncode for driver in drivers] == [0, 0], said
-    trained = [Store(storage).training(key) for key in Store(storage).trial_keys()]
+    trained = [TrialStore(storage).training(key) for key in TrialStore(storage).trial_keys()]
     assert [t.epochs_trained for t in trained if t] == [4, 4, 4]
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
     found = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]

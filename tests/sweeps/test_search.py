@@ -19,16 +19,19 @@ from pydantic import ValidationError
 
 from core.errors import InputError
 from evaluation.evaluate import METRICS, metric_ids
-from sweeps.grid import load_grid
-from sweeps.images import Images
-from sweeps.job import prepare
-from sweeps.plan import Plan
-from sweeps.run import _parser
-from sweeps.scheduler import Progression
-from sweeps.space import Range, Search, dominates, searchable
-from sweeps.store import Store, TrialRecord
-from sweeps.study import Study, chosen, rung_epochs
-from sweeps.trial import Rungs, run_trial
+from sweeps.analysis.search_result import chosen
+from sweeps.command_line import _parser
+from sweeps.execution.options import Rungs
+from sweeps.execution.trial_queue import TrialQueue
+from sweeps.execution.worker import run_trial
+from sweeps.planning.grid_file import load_grid
+from sweeps.planning.search_space import Range, SearchSpec, dominates, objective_directions
+from sweeps.planning.trial import Plan
+from sweeps.storage.image_sets import Images
+from sweeps.storage.records import TrialRecord
+from sweeps.storage.trial_store import TrialStore
+from sweeps.strategies.optuna_study import Study, rung_epochs
+from sweeps.sweep_config import prepare
 from tests.conftest import tiny_config
 from tests.sweeps.test_engine import arm, finish, images, tiny_plan  # noqa: F401
 from tests.sweeps.test_run import BASE, ROOT, children
@@ -39,7 +42,7 @@ SPACE: dict[str, Any] = {
     "pairing": ["augment", "neighbors"],
     "neighbors_k": {"low": 1, "high": 8, "log": True},
 }
-SEARCH = Search(space=SPACE, trials=12)
+SEARCH = SearchSpec(space=SPACE, trials=12)
 
 
 # -- the space -----------------------------------------------------------------------------------------------------------
@@ -47,11 +50,11 @@ SEARCH = Search(space=SPACE, trials=12)
 
 def test_what_lies_below_a_range_is_zero() -> None:
     weight = Range(low=0.02, high=20.0, log=True, zero=True)
-    assert weight.value(weight.bottom) == 0 and weight.value(0.0199) == 0 and weight.value(0.02) == 0.02
-    assert weight.drawn(0) == weight.bottom and weight.drawn(30) is None and weight.drawn(0.5) == 0.5
+    assert weight.decode(weight.bottom) == 0 and weight.decode(0.0199) == 0 and weight.decode(0.02) == 0.02
+    assert weight.encode(0) == weight.bottom and weight.encode(30) is None and weight.encode(0.5) == 0.5
     assert np.log(weight.low / weight.bottom) == pytest.approx(0.15 * np.log(20 / 0.02)), "a fixed share stands for zero"
-    assert weight.value(1.234567) == 1.235, "four digits, so that keys can be shared"
-    assert Range(low=1, high=8).value(3) == 3 and isinstance(Range(low=1, high=8).value(3), int)
+    assert weight.decode(1.234567) == 1.235, "four digits, so that keys can be shared"
+    assert Range(low=1, high=8).decode(3) == 3 and isinstance(Range(low=1, high=8).decode(3), int)
 
 
 def test_a_point_becomes_config_fields_and_back() -> None:
@@ -60,7 +63,7 @@ def test_a_point_becomes_config_fields_and_back() -> None:
     assert SEARCH.fields(point, base) == {"mu": 3.0, "learning_rate": 0.005, "pairing": "neighbors", "neighbors_k": 2}
     assert SEARCH.point_of(base) == {"mu/lambda": 0.5, "learning_rate": 1e-3, "pairing": "augment", "neighbors_k": 3}
     assert SEARCH.point_of(base.replace(pairing="random")) is None, "base lies outside of the space"
-    nested = Search(space={"augmentation.grey": {"low": 0.0, "high": 1.0}, "pairing": ["augment", "class"]})
+    nested = SearchSpec(space={"augmentation.grey": {"low": 0.0, "high": 1.0}, "pairing": ["augment", "class"]})
     assert nested.fields({"augmentation.grey": 0.25}, base) == {"augmentation": {"grey": 0.25}}
 
 
@@ -82,7 +85,7 @@ def test_a_point_becomes_config_fields_and_back() -> None:
 )
 def test_a_wrong_search_says_what_is_wrong(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
-        Search.model_validate({"space": SPACE} | changes)
+        SearchSpec.model_validate({"space": SPACE} | changes)
 
 
 def test_a_grid_needs_arms_or_a_search(tmp_path: Path) -> None:
@@ -94,9 +97,11 @@ def test_a_grid_needs_arms_or_a_search(tmp_path: Path) -> None:
 
 
 def test_no_objective_of_a_search_is_measured_on_test_images() -> None:
-    assert {"validation_probe_accuracy", "validation_anomaly_auc"} <= set(searchable())
-    assert set(metric_ids({"near": "x"}, choosing=True)) == {name for name, metric in METRICS.items() if metric.selects}
-    assert not {name for name in searchable() if name.startswith(("probe", "anomaly", "knn"))}
+    assert {"validation_probe_accuracy", "validation_anomaly_auc"} <= set(objective_directions())
+    assert set(metric_ids({"near": "x"}, validation_only=True)) == {
+        name for name, metric in METRICS.items() if metric.usable_for_selection
+    }
+    assert not {name for name in objective_directions() if name.startswith(("probe", "anomaly", "knn"))}
 
 
 # -- the study -----------------------------------------------------------------------------------------------------------
@@ -120,7 +125,7 @@ def test_a_study_is_continued_and_forgets_nothing(tmp_path: Path) -> None:
         ("done", (0.5,), ""), ("infeasible", (0.9,), "collapsed"), ("failed", (), "it broke"), ("stopped", (), "too slow"),
         ("running", (), ""),
     ]  # fmt: skip
-    assert [p.params for p in later.left()] == [half_way.params]
+    assert [p.params for p in later.unfinished()] == [half_way.params]
     later.tell(half_way.number, [0.7], 0.0)
     later.tell(half_way.number, [0.1], 0.0)
     assert later.points[-1].values == (0.7,), "what ended is not changed"
@@ -143,7 +148,7 @@ def test_a_point_that_was_not_drawn_to_its_end_is_given_up(tmp_path: Path) -> No
     study = Study(tmp_path / "study.journal", SEARCH, 0)
     study._study.ask()
     later = Study(tmp_path / "study.journal", SEARCH, 0)
-    assert later.left() == [] and later.points[0].state == "failed"
+    assert later.unfinished() == [] and later.points[0].state == "failed"
 
 
 def test_the_front_is_what_nothing_dominates(tmp_path: Path) -> None:
@@ -172,7 +177,7 @@ def test_hopeless_points_are_those_outside_the_best_third(tmp_path: Path) -> Non
     stopped = []
     for value in (0.5, 0.6, 0.7, 0.1, 0.2, 0.8):
         number = study.ask().number
-        if study.hopeless(number, 1, value):
+        if study.should_prune(number, 1, value):
             stopped.append(value)
             study.stop(number, "")
     assert {0.1, 0.2} <= set(stopped) and 0.8 not in stopped and 0.7 not in stopped
@@ -181,7 +186,7 @@ def test_hopeless_points_are_those_outside_the_best_third(tmp_path: Path) -> Non
         kept = 0
         for value in np.random.default_rng(5).random(45):
             number = study.ask().number
-            kept += not study.hopeless(number, first, float(value))
+            kept += not study.should_prune(number, first, float(value))
             study.stop(number, "")
         assert 9 <= kept <= 24, "about a third, and the first ones, which have nobody to be compared with"
     assert rung_epochs(15) == [1, 3, 9] and rung_epochs(30) == [3, 9, 27] and rung_epochs(1) == []
@@ -204,7 +209,7 @@ class FakeSource:
         if not self.names:
             return None
         trial = arm(self.plan, self.names.pop(0))
-        return replace(self.plan, trials={trial.key: trial}, wanted=frozenset([trial.key]))
+        return replace(self.plan, trials={trial.key: trial}, requested=frozenset([trial.key]))
 
     def hopeless(self, key: str, record: Any) -> None:
         return None
@@ -213,42 +218,42 @@ class FakeSource:
         self.heard.append((record.trial.arm, record.status))
 
 
-def progression(tmp_path: Path, names: list[str]) -> tuple[Progression, FakeSource, Plan]:
+def queue(tmp_path: Path, names: list[str]) -> tuple[TrialQueue, FakeSource, Plan]:
     plan = tiny_plan(tmp_path, {"a": {"mu": 1}, "b": {"mu": 2}, "n": {"pairing": "neighbors"}})
-    base = replace(plan, trials={arm(plan, "base").key: arm(plan, "base")}, wanted=frozenset([arm(plan, "base").key]))
+    base = replace(plan, trials={arm(plan, "base").key: arm(plan, "base")}, requested=frozenset([arm(plan, "base").key]))
     source = FakeSource(plan, names)
-    return Progression(base, list(base.trials), Store(tmp_path), [], source, slots=lambda: 1), source, plan
+    return TrialQueue(base, list(base.trials), TrialStore(tmp_path), [], source, slots=lambda: 1), source, plan
 
 
 def test_points_follow_one_another_and_no_more_than_there_are_slots(tmp_path: Path) -> None:
-    running, source, plan = progression(tmp_path, ["a", "b"])
-    first = running.take()
-    assert first is not None and first.arm == "base" and running.take() is None and running.cut_short
+    running, source, plan = queue(tmp_path, ["a", "b"])
+    first = running.next_ready()
+    assert first is not None and first.arm == "base" and running.next_ready() is None and running.interrupted
     for name in ("base", "a", "b"):
-        finish(Store(tmp_path), arm(plan, name))
+        finish(TrialStore(tmp_path), arm(plan, name))
         running.ended(arm(plan, name).key, None)
-        following = running.take()
+        following = running.next_ready()
         assert (following.arm if following else None) == {"base": "a", "a": "b", "b": None}[name]
-    assert running.finished and not running.cut_short
+    assert running.finished and not running.interrupted
     assert source.heard == [("base", "done"), ("a", "done"), ("b", "done")]
 
 
 def test_a_point_that_comes_to_a_trial_that_is_over_ends_as_that_did(tmp_path: Path) -> None:
-    running, source, _ = progression(tmp_path, ["base", "a"])
-    base = running.take()
+    running, source, _ = queue(tmp_path, ["base", "a"])
+    base = running.next_ready()
     assert base is not None
     running.ended(base.key, "the worker died")
-    following = running.take()
+    following = running.next_ready()
     assert following is not None and following.arm == "a", "the search does not end there"
     assert source.heard == [("base", "failed"), ("base", "failed")]
 
 
 def test_a_point_whose_parent_was_lost_is_skipped(tmp_path: Path) -> None:
-    running, source, _ = progression(tmp_path, ["n", "a"])
-    base = running.take()
+    running, source, _ = queue(tmp_path, ["n", "a"])
+    base = running.next_ready()
     assert base is not None
     running.ended(base.key, "the worker died")
-    following = running.take()
+    following = running.next_ready()
     assert following is not None and following.arm == "a"
     assert source.heard == [("base", "failed"), ("n", "skipped")]
 
@@ -274,7 +279,7 @@ def test_a_space_that_no_config_can_have_is_refused_before_anything_starts(
     arguments = ["--grid", str(path), "--profile", "digits-m", "--storage", str(tmp_path / "results"), "--dry-run"]
     with pytest.raises(InputError) as caught:
         prepare(_parser().parse_args(arguments))
-    assert all(any(name in fault for fault in caught.value.faults) for name in named), caught.value.faults
+    assert all(any(name in fault for fault in caught.value.errors) for name in named), caught.value.errors
 
 
 def test_what_the_search_varies_cannot_be_set(tmp_path: Path) -> None:
@@ -287,21 +292,23 @@ def test_what_the_search_varies_cannot_be_set(tmp_path: Path) -> None:
 
 
 def test_test_metrics_are_there_for_what_was_decided_on_alone(tmp_path: Path, images: Images) -> None:  # noqa: F811
-    plan, store = tiny_plan(tmp_path, {"x": {"mu": 1}}), Store(tmp_path)
+    plan, store = tiny_plan(tmp_path, {"x": {"mu": 1}}), TrialStore(tmp_path)
     images = replace(images, validation_anomalies={"digits-m-patches": images.anomalies["digits-m-black"]})
     trial = arm(plan, "x")
-    choosing = replace(trial, choosing=True)
+    validation_only = replace(trial, validation_only=True)
     records: list[dict[str, float]] = []
-    run_trial(choosing, images, tmp_path, on_epoch=records.append, rungs=Rungs(frozenset([1]), "validation_probe_accuracy"))
+    run_trial(
+        validation_only, images, tmp_path, on_epoch=records.append, rungs=Rungs(frozenset([1]), "validation_probe_accuracy")
+    )
     assert ["validation_probe_accuracy" in record for record in records] == [True, False], "at its rung"
-    early = store.record(choosing)
-    assert early.status == "done" and set(early.metrics) == set(searchable())
+    early = store.record(validation_only)
+    assert early.status == "done" and set(early.metrics) == set(objective_directions())
     assert not list(store.folder(trial.key).glob("details/*")) and not store.is_done(trial)
     run_trial(trial, images, tmp_path)
     late = store.record(trial)
     assert {"probe_accuracy", "anomaly_auc"} <= set(late.metrics)
     assert {name: late.metrics[name] for name in early.metrics} == early.metrics, "test images change nothing of validation's"
-    assert set(store.record(choosing).metrics) == set(early.metrics), "whatever the store holds"
+    assert set(store.record(validation_only).metrics) == set(early.metrics), "whatever the store holds"
 
 
 # -- a whole search ------------------------------------------------------------------------------------------------------

@@ -17,11 +17,11 @@ import pytest
 from mlflow import MlflowClient
 
 from core.errors import InputError
-from sweeps import tracking, tracking_uri
-from sweeps.images import Images
-from sweeps.plan import Plan
-from sweeps.store import Store
-from sweeps.trial import run_trial
+from sweeps.execution.worker import run_trial
+from sweeps.planning.trial import Plan
+from sweeps.storage.image_sets import Images
+from sweeps.storage.trial_store import TrialStore
+from sweeps.tracking import tracker, uri
 from tests.servers import server_of_health
 from tests.sweeps.test_engine import arm, tiny_plan
 from tests.sweeps.test_engine import images as images  # noqa: PLC0414
@@ -31,8 +31,8 @@ ARMS = {"z": {"mu": 0}, "n": {"pairing": "neighbors"}}
 
 def tell(plan: Plan, storage: Path, uri: str, *, live: bool = False, skipped: dict[str, str] | None = None) -> None:
     """What the driver does: everything the store knows, to a tracker of its own."""
-    store = Store(storage)
-    tracker = tracking.Tracker(uri, storage, plan, store, "python sweeps/run.py")
+    store = TrialStore(storage)
+    tracker = tracker.Tracker(uri, storage, plan, store, "python sweeps/run.py")
     for key, trial in plan.trials.items():
         record = store.record(trial, skipped=(skipped or {}).get(key))
         if live and record.training:
@@ -76,7 +76,9 @@ def test_children_hold_params_metrics_tags_and_artifacts(tmp_path: Path, images:
         params["pairing"] == "neighbors" and params["neighbors_k"] == "3" and params["mu"] == "25.0" and params["seed"] == "0"
     )
     assert "augmentation.hue" not in params and children["base"].data.params["augmentation.hue"] == "0.1"
-    assert tags["parent_trial_key"] == arm(plan, "base").key and tags["sweep"] == plan.sweep and tags["profile"] == "digits-m"
+    assert (
+        tags["parent_trial_key"] == arm(plan, "base").key and tags["sweep"] == plan.sweep_id and tags["profile"] == "digits-m"
+    )
     assert tags["trial_key"] == arm(plan, "n").key and "git_commit" in tags and "v(Z) + v(Z')" in tags["loss_convention"]
     said = points(uri, children["z"])
     steps = {(name, step) for name, step, _ in said}
@@ -103,7 +105,7 @@ def test_saying_it_again_changes_nothing(tmp_path: Path, images: Images) -> None
 
 
 def test_a_number_that_changed_is_said_and_becomes_the_latest(tmp_path: Path, images: Images) -> None:
-    plan, uri, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), f"sqlite:///{tmp_path / 'mlflow.db'}", Store(tmp_path)
+    plan, uri, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), f"sqlite:///{tmp_path / 'mlflow.db'}", TrialStore(tmp_path)
     trial = arm(plan, "base")
     run_trial(trial, images, tmp_path)
     tell(plan, tmp_path, uri)
@@ -140,9 +142,9 @@ def test_an_experiment_deleted_in_the_ui_is_restored(tmp_path: Path) -> None:
 def test_a_child_left_running_by_a_killed_driver_is_taken_over(tmp_path: Path, images: Images) -> None:
     plan, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), f"sqlite:///{tmp_path / 'mlflow.db'}"
     run_trial(arm(plan, "base"), images, tmp_path)
-    record = Store(tmp_path).record(arm(plan, "base"))
+    record = TrialStore(tmp_path).record(arm(plan, "base"))
     assert record.training is not None
-    killed = tracking.Tracker(uri, tmp_path, plan, Store(tmp_path), "x")
+    killed = tracker.Tracker(uri, tmp_path, plan, TrialStore(tmp_path), "x")
     killed.started(arm(plan, "base"))
     killed.epoch(arm(plan, "base"), record.training.history[0])
     killed._queue.put(None)
@@ -156,7 +158,7 @@ def test_a_child_left_running_by_a_killed_driver_is_taken_over(tmp_path: Path, i
 
 
 def test_failed_and_skipped_trials_are_marked_and_recover(tmp_path: Path, images: Images) -> None:
-    plan, uri, store = tiny_plan(tmp_path, ARMS), f"sqlite:///{tmp_path / 'mlflow.db'}", Store(tmp_path)
+    plan, uri, store = tiny_plan(tmp_path, ARMS), f"sqlite:///{tmp_path / 'mlflow.db'}", TrialStore(tmp_path)
     store.save_failure(arm(plan, "base").key, "it broke")
     tell(plan, tmp_path, uri, skipped={arm(plan, "n").key: "its parent failed"})
     parent, children = runs(uri)
@@ -174,7 +176,7 @@ def test_failed_and_skipped_trials_are_marked_and_recover(tmp_path: Path, images
 def test_a_database_that_breaks_is_reported_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database, and longer than a header would be " * 10)
     plan = tiny_plan(tmp_path, ARMS)
-    tracker = tracking.Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, plan, Store(tmp_path), "x")
+    tracker = tracker.Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, plan, TrialStore(tmp_path), "x")
     tracker.started(arm(plan, "base"))
     tracker.close(status="FINISHED", metrics={}, moment=0.0, artifacts=[])
     assert tracker.problem is not None and "database" in tracker.problem
@@ -183,19 +185,19 @@ def test_a_database_that_breaks_is_reported_and_stops_nothing(tmp_path: Path) ->
 def test_a_server_is_asked_for_its_health() -> None:
     with server_of_health() as server:
         uri = f"http://127.0.0.1:{server.server_port}"
-        tracking_uri.check(uri)
+        uri.check_uri(uri)
         server.healthy = False  # type: ignore[attr-defined]
         with pytest.raises(InputError, match=r"--tracking-uri http://127.0.0.1:\d+"):
-            tracking_uri.check(uri)
+            uri.check_uri(uri)
     with pytest.raises(InputError, match="no MLflow server answers"):
-        tracking_uri.check(uri)
+        uri.check_uri(uri)
 
 
 def test_a_file_that_is_no_database_is_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_text("this is no database, and longer than a header would be " * 10)
     for path in (tmp_path, tmp_path / "x.db"):
         with pytest.raises(InputError, match="is no SQLite database"):
-            tracking_uri.check(f"sqlite:///{path}")
+            uri.check_uri(f"sqlite:///{path}")
 
 
 def test_a_database_that_a_killed_process_left_amid_a_transaction_or_that_another_writes_is_taken(tmp_path: Path) -> None:
@@ -207,8 +209,8 @@ def test_a_database_that_a_killed_process_left_amid_a_transaction_or_that_anothe
         database.executemany("INSERT INTO t VALUES (?)", [("x" * 1000,)] * 100)
         for suffix in ("", "-journal"):
             shutil.copy(f"{busy}{suffix}", f"{killed}{suffix}")
-        tracking_uri.check(f"sqlite:///{busy}")
-        tracking_uri.check(f"sqlite:///{killed}")
+        uri.check(f"sqlite:///{busy}")
+        uri.check_uri(f"sqlite:///{killed}")
     with closing(sqlite3.connect(killed)) as database:
         assert database.execute("SELECT count(*) FROM t").fetchone() == (0,)
 
@@ -216,11 +218,11 @@ def test_a_database_that_a_killed_process_left_amid_a_transaction_or_that_anothe
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "ftp://x", "http://localhost:abc"])
 def test_what_cannot_be_tracked_to_is_refused(uri: str) -> None:
     with pytest.raises(InputError, match="--tracking-uri"):
-        tracking_uri.check(uri)
+        uri.check_uri(uri)
 
 
 def test_names_that_mlflow_takes() -> None:
-    assert tracking.metric_name("anomaly_auc/folder:/data//./mnist (1)/") == "anomaly_auc/folder:/data/mnist _1_"
+    assert tracker.metric_name("anomaly_auc/folder:/data//./mnist (1)/") == "anomaly_auc/folder:/data/mnist _1_"
 
 
 def test_a_fresh_process_without_this_package_loads_the_encoder_that_was_evaluated(tmp_path: Path, images: Images) -> None:
@@ -255,7 +257,7 @@ print(mlflow.models.get_model_info("models:/{model.model_id}").signature)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "(-1, 3, 32, 32)" in done.stdout and "(-1, 8)" in done.stdout
-    kept = Store(tmp_path).detail(trial, "representations")
+    kept = TrialStore(tmp_path).detail(trial, "representations")
     assert kept is not None
     np.testing.assert_allclose(np.load(tmp_path / "found.npy"), kept["test"], atol=1e-5)
 
@@ -294,9 +296,9 @@ def test_every_child_has_the_weights_and_the_sweep_a_view_of_them(tmp_path: Path
     assert "epochs" not in children["raw"].data.params
     client = MlflowClient(uri)
     tags = client.get_experiment(parent.info.experiment_id).tags
-    view = json.loads(tags[f"mlflow.sharedViewState.{plan.sweep}"])
+    view = json.loads(tags[f"mlflow.sharedViewState.{plan.sweep_id}"])
     state = json.loads(view["state"])
-    assert plan.sweep in state["searchFilter"]
+    assert plan.sweep_id in state["searchFilter"]
     assert state["compareRunCharts"][0]["selectedParams"] == ["method", "mu", "lambda", "nu"]
     again = client.search_runs([parent.info.experiment_id], state["searchFilter"])
     assert {run.info.run_id for run in again} == {run.info.run_id for run in children.values()}

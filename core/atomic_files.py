@@ -1,0 +1,217 @@
+"""Files that are whole or absent: written under another name in the same folder, then renamed into place.
+
+Paths may also be a URL's (``s3://...``, by universal_pathlib, whose objects behave like :class:`pathlib.Path` but are none).
+There an upload makes a file whole or not at all, and locks hold on one machine alone: what two machines make at once is made
+twice and published once.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+_LOCK = "lock"  # in a scratch folder, held as long as its process lives
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path is a URL's and not one of the file system."""
+    return not isinstance(path, os.PathLike)
+
+
+def ensure_dir(path: Path) -> None:
+    """Makes a folder and those above it; behind a URL folders need no making."""
+    if not is_remote(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a path to write to; it becomes ``path`` when the block ends, and vanishes when the block raises.
+
+    The data is on the disk before the name is, so a crash at any instant leaves the old file or the new one; and the name is
+    when the block has ended, so that nothing told later (to MLflow, say) knows more than the disk. What processes
+    that died half-way left of the same file vanishes, too.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as local_folder:
+            local = Path(local_folder) / path.name
+            yield local
+            _upload(local, path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        _remove_abandoned(left, left)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with file_lock(temporary):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Within the block no other process of this machine is within one for the same file; waits for its turn.
+
+    Args:
+        path: the lock's file, made where it is missing.
+        on_wait: called once where another process has to be waited for.
+
+    A lock of the operating system (flock): it is free at once when its process dies, however that dies. Where the file system
+    knows no locks, nothing is locked; files are whole all the same, and at worst something is made twice. What lies behind a
+    URL is locked among the processes of one user on one machine, by a temporary file.
+    """
+    import fcntl
+
+    if is_remote(path):
+        name = hashlib.sha256(str(path).encode()).hexdigest()[:20]
+        path = Path(tempfile.gettempdir()) / f"vicreg-sweeps-locks-{os.getuid()}" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is not None:
+                on_wait()
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yields a new folder that vanishes when the block ends; where its process dies, :func:`remove_scratch` removes it.
+
+    Below ``parent``, or among this machine's temporary files where that is a URL's.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=None if is_remote(parent) else parent))
+    try:
+        with file_lock(folder / _LOCK):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_scratch(parent: Path, prefix: str) -> None:
+    """Removes the scratch folders of processes that died."""
+    for left in (Path(tempfile.gettempdir()) if is_remote(parent) else parent).glob(f"{prefix}*"):
+        _remove_abandoned(left, left / _LOCK)
+
+
+def _remove_abandoned(path: Path, lock: Path) -> None:
+    """Removes a file or folder that a process left which had ``lock`` locked and died; where locks are unknown, nothing."""
+    import fcntl
+
+    with suppress(OSError), lock.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Writes indented JSON, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def load_json(path: Path) -> Any | None:
+    """The parsed file; None where there is none, or none that can be read (it is then made anew)."""
+    return _parsed(path, lambda file: json.loads(file.read_bytes() if isinstance(file, Path) else file.getvalue()))
+
+
+def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Writes an uncompressed ``.npz``, whole or not at all."""
+    save: Callable[..., None] = np.savez
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        save(file, **arrays)
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
+    """The arrays of an ``.npz``; None where there is none, or none that can be read (it is then made anew)."""
+
+    def arrays(file: Path | io.BytesIO) -> dict[str, NDArray[Any]]:
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+    return _parsed(path, arrays)
+
+
+@contextmanager
+def open_for_load(path: Path) -> Iterator[Path | io.BytesIO]:
+    """Yields what ``torch.load`` and ``np.load`` read a file from: its path, or the content of a URL's."""
+    yield io.BytesIO(_download(path)) if is_remote(path) else path
+
+
+@contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """Yields a file of this machine with the same name and content: the file itself, or a copy of a URL's."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / path.name
+        local.write_bytes(_download(path))
+        yield local
+
+
+def _parsed(path: Path, parse: Callable[[Path | io.BytesIO], T]) -> T | None:
+    """What a file says; None where it is not there or damaged. A store behind a URL that cannot be reached raises."""
+    try:
+        with open_for_load(path) as file:
+            return parse(file)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        if is_remote(path):
+            raise
+        return None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _upload(local: Path, to: Any) -> None:
+    with _as_os_errors(to):
+        to.fs.put_file(str(local), to.path)
+
+
+def _download(path: Path) -> bytes:
+    with _as_os_errors(path):
+        return path.read_bytes()
+
+
+@contextmanager
+def _as_os_errors(path: Path) -> Iterator[None]:
+    """Whatever a store's library raises is an OSError, as a file system's errors are."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,170 @@
+"""Each arm against base on the grid's primary metric, paired by seed, honest about what n can show.
+
+The differences of one seed share initial weights, batches and draws, so they are paired; their test is two-sided, and p-values
+are corrected over the arms by Holm's method. Other metrics than the primary one are described, never tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweeps.analysis.arm_summary import ArmSummary, by_seed, paired_differences
+from sweeps.analysis.significance import LEVEL, PAIRED_T_TEST, SeedTest, bootstrap_error, holm, minimum_detectable_difference
+from sweeps.planning.grid import BASE
+from sweeps.planning.trial import Plan
+from sweeps.storage.records import TrialStatus
+from sweeps.storage.trial_store import TrialStore
+
+ContrastVerdict = Literal["higher", "lower", "equivalent", "undecided", "one seed", "no result"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One arm against base.
+
+    Attributes:
+        arm: its name.
+        n: seeds that both have.
+        difference: mean over the seeds of the arm's value less base's; None where there is none.
+        interval: its 95 % interval; None where it is not defined, infinite where so few seeds can show no difference.
+        p: of the test, two-sided.
+        p_holm: the same, corrected over the arms that are tested.
+        detectable: the difference that n seeds with this spread would have shown with a probability of 80 %, uncorrected;
+            None where so few seeds show nothing.
+        correlation: Pearson's, of the two arms' values over the seeds: what pairing achieved; None below three seeds.
+        test_error: standard error of the difference that the finite test set leaves (bootstrap over its images); None where
+            single images' outcomes are not kept.
+        deviation: standard deviation of the differences.
+        verdict: what the numbers say.
+    """
+
+    arm: str
+    n: int
+    difference: float | None
+    interval: tuple[float, float] | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    detectable: float | None = None
+    correlation: float | None = None
+    test_error: float | None = None
+    deviation: float | None = None
+    verdict: ContrastVerdict = "no result"
+
+
+def contrasts(
+    summaries: Sequence[ArmSummary], metric: str, margin: float, test_errors: Mapping[str, float] | None = None,
+    test: SeedTest = PAIRED_T_TEST,
+) -> list[Contrast]:  # fmt: skip
+    """Compare every arm with base.
+
+    Args:
+        summaries: the arms, base among them.
+        metric: the primary metric.
+        margin: differences whose interval lies within -margin to margin count as equivalent.
+        test_errors: arm -> standard error that the test set leaves, where it is known.
+        test: how differences are tested.
+    """
+    base = next((summary for summary in summaries if summary.arm == BASE), None)
+    if base is None:
+        return []
+    found = []
+    for summary in summaries:
+        same = [r.trial.key for r in summary.records] == [r.trial.key for r in base.records]
+        added = bool(summary.records[0].trial.required_by)  # a parent that no arm asked for is no question of the grid's
+        if summary.arm != BASE and not same and not added:
+            found.append(_contrast(summary, base, metric, (test_errors or {}).get(summary.arm), test))
+    corrected = iter(holm([contrast.p for contrast in found if contrast.p is not None]))
+    found = [contrast if contrast.p is None else replace(contrast, p_holm=next(corrected)) for contrast in found]
+    return [replace(contrast, verdict=_verdict(contrast, margin)) for contrast in found]
+
+
+def _contrast(
+    summary: ArmSummary, base: ArmSummary, metric: str, test_error: float | None, test: SeedTest
+) -> Contrast:  # fmt: skip
+    mine, theirs = by_seed(summary, metric), by_seed(base, metric)
+    differences = paired_differences(mine, theirs)
+    contrast = Contrast(summary.arm, len(differences), mean(differences) if differences else None, test_error=test_error)
+    tested = test(differences)
+    if tested is None:
+        return contrast
+    both = [seed for seed in mine if seed is not None and seed in theirs]
+    pairs = [(mine[seed], theirs[seed]) for seed in both]
+    return replace(
+        contrast, interval=tested[0], p=tested[1],
+        detectable=minimum_detectable_difference(stdev(differences), len(differences), test),
+        correlation=_correlation(pairs), deviation=stdev(differences),
+    )  # fmt: skip
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    if len(pairs) < 3 or any(len({pair[i] for pair in pairs}) == 1 for i in (0, 1)):
+        return None
+    return float(np.corrcoef(np.array(pairs).T)[0, 1])
+
+
+def _verdict(contrast: Contrast, margin: float) -> ContrastVerdict:
+    if contrast.difference is None:
+        return "no result"
+    if contrast.n == 1:
+        return "one seed"
+    if contrast.interval is None or contrast.p_holm is None:
+        return "undecided"
+    if -margin <= contrast.interval[0] and contrast.interval[1] <= margin:
+        return "equivalent"
+    if contrast.p_holm < LEVEL:
+        return "higher" if contrast.difference > 0 else "lower"
+    return "undecided"
+
+
+def test_set_errors(summaries: Sequence[ArmSummary], store: TrialStore) -> dict[str, float]:
+    """Return, by arm, the standard error that the finite test set leaves in its difference to base in probe accuracy.
+
+    By :func:`bootstrap_error`. An image's difference is how much more often the arm than base named it rightly, mean over the
+    seeds that both have; images rendered from one source are drawn together.
+    """
+    base = next((summary for summary in summaries if summary.arm == BASE), None)
+    theirs = {} if base is None else _right(base, store)
+    errors = {}
+    for summary in summaries:
+        mine = _right(summary, store)
+        seeds = sorted({seed for side in (mine, theirs) for seed in side if seed is not None})
+        pairs = [(mine.get(seed, mine.get(None)), theirs.get(seed, theirs.get(None))) for seed in seeds]
+        differences = [one[0] - other[0] for one, other in pairs if one is not None and other is not None]
+        if summary.arm != BASE and differences:
+            groups = next(one[1] for one, other in pairs if one is not None and other is not None)
+            errors[summary.arm] = bootstrap_error(np.mean(differences, axis=0), groups)
+    return errors
+
+
+def _right(summary: ArmSummary, store: TrialStore) -> dict[int | None, tuple[NDArray[np.float64], NDArray[np.int64] | None]]:
+    """Seed -> whether each test image was named rightly, and the images' sources; under None for an arm without seeds."""
+    found = {}
+    for record in summary.records:
+        kept = store.detail(record.trial, "predictions") if record.status == TrialStatus.DONE else None
+        if kept is not None:
+            right = (kept["test"] == kept["test_labels"]).astype(np.float64)
+            found[record.trial.config.seed if record.trial.config.has_encoder else None] = right, kept.get("test_groups")
+    return found
+
+
+def of_sweep(plan: Plan, summaries: Sequence[ArmSummary], store: TrialStore, test: SeedTest = PAIRED_T_TEST) -> list[Contrast]:
+    """Return the contrasts of a sweep on its grid's primary metric, with its margin."""
+    errors = test_set_errors(summaries, store) if plan.grid.primary == "probe_accuracy" else {}
+    return contrasts(summaries, plan.grid.primary, plan.grid.margin, errors, test)
+
+
+def parent_metrics(found: Sequence[Contrast], metric: str) -> dict[str, float]:
+    """Return the contrasts as metrics of the sweep's parent run."""
+    numbers = {"difference": "difference", "p_holm": "p_holm", "detectable": "detectable_difference"}
+    return {
+        f"{contrast.arm}/{metric}/{name}": value
+        for contrast in found
+        for attribute, name in numbers.items()
+        if (value := getattr(contrast, attribute)) is not None
+    }

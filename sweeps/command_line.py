@@ -1,0 +1,154 @@
+"""The flags, what ``--help`` and ``--list-fields`` show, and the typed command that comes of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.config import METHODS, PROFILES, Augmentation, TrialConfig
+from core.datasets import DATASETS
+from core.models import ENCODERS
+from core.pairing import PAIRINGS
+from evaluation.evaluate import METRICS
+from evaluation.per_image import DETAILS
+from evaluation.trial_figures import FIGURES
+from sweeps.storage.location import storage_path
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What was typed, not checked yet: :func:`sweeps.sweep_config.check` does that.
+
+    Attributes:
+        grid: name of a grid, or the path of a YAML file.
+        list_grids: whether to list the grids.
+        list_fields: whether to list the fields of a trial.
+        profile: the setting that the grid is laid over, or ``auto``.
+        seeds: so many seeds from 0, or a list.
+        arms: names of arms, separated by commas.
+        settings: fields of every trial, each ``key=value``.
+        until_decided: whether to add seeds.
+        budget: what that may cost.
+        search_trials: of a search: how many points are tried.
+        objectives: of a search: metrics, separated by commas.
+        early_stopping: of a search: whether hopeless trials are stopped.
+        dry_run: show the plan and its cost, run nothing.
+        report_only: make tables and report from what is done, train nothing.
+        storage: where results go.
+        data_dir: where data sets are, or are downloaded to.
+        tracking_uri: MLflow's database or server.
+        address: of a running Ray cluster.
+        gpus_per_trial: share of a GPU for each trial.
+        deterministic: whether results are bit-equal on GPUs too.
+    """
+
+    grid: str | None
+    list_grids: bool
+    list_fields: bool
+    profile: str
+    seeds: str | None
+    arms: str | None
+    settings: tuple[str, ...]
+    until_decided: bool
+    budget: str | None
+    search_trials: int | None
+    objectives: str | None
+    early_stopping: bool
+    dry_run: bool
+    report_only: bool
+    storage: Path
+    data_dir: Path
+    tracking_uri: str | None
+    address: str | None
+    gpus_per_trial: float | None
+    deterministic: bool
+
+
+def parse(arguments: Sequence[str] | None = None) -> CommandLine:
+    """Parse the command line; argparse ends the process with exit code 2 at an unknown flag."""
+    options = vars(_parser().parse_args(arguments))
+    return CommandLine(**options | {"settings": tuple(options["settings"])})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python sweeps/run.py",
+        description="Runs a grid of VICReg trials.",
+        allow_abbrev=False,
+        epilog=_registries(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--grid", metavar="NAME", help="a grid that --list shows, or the path of a YAML file")
+    add("--list", dest="list_grids", action="store_true", help="list the grids")
+    add("--list-fields", action="store_true", help="list the fields of a trial, for grid files and --set")
+    add("--profile", default="auto", metavar="|".join(("auto", *PROFILES)),
+        help="the setting: auto takes cifar10 where Ray sees a GPU on this machine, else digits-m")  # fmt: skip
+    add("--seeds", metavar="N", help="so many seeds from 0, or a list (0,3,4); default: the grid's")
+    add("--arms", metavar="A,B", help="only these arms")
+    add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+        help="a field of every trial; repeatable")  # fmt: skip
+    add("--until-decided", action="store_true", help="add seeds to what is undecided, within --budget")
+    add("--budget", metavar="X", help="what --until-decided may cost: 30m, 2h, 4core-h, 1.5gpu-h")
+    add("--search-trials", "--trials", dest="search_trials", type=int, metavar="N",
+        help="of a search: how many points are tried")  # fmt: skip
+    add("--objectives", metavar="A,B", help="of a search: one metric or several")
+    add("--early-stopping", action="store_true", help="of a search: stop hopeless trials (ASHA)")
+    add("--dry-run", action="store_true", help="show the trials and what they cost; run nothing")
+    add("--report-only", action="store_true", help="make table and MLflow runs from what is done; train nothing")
+    add("--storage", type=storage_path, default=Path("results"), metavar="DIR|URL",
+        help="where results go: a folder, or s3://... or gs://...; default: %(default)s")  # fmt: skip
+    add("--data", dest="data_dir", type=Path, default=_default_data_dir(), metavar="DIR",
+        help="where data sets are, or are downloaded to; default: %(default)s")  # fmt: skip
+    add("--tracking-uri", metavar="URI", help="MLflow's database or server; default: sqlite in the storage")
+    add("--address", metavar="ADDRESS", help="a running Ray cluster; default: Ray on this machine alone")
+    add("--gpus-per-trial", type=float, metavar="X", help="default: 1 where there are GPUs")
+    add("--deterministic", action="store_true", help="bit-equal results on GPUs too (slower)")
+    return parser
+
+
+def _registries() -> str:
+    """What there is to choose from, for ``--help``."""
+    shown = {
+        "methods": {name: method.meaning for name, method in METHODS.items()},
+        "pairings": {name: pairing.meaning for name, pairing in PAIRINGS.items()},
+        "encoders": {name: kind.meaning for name, kind in ENCODERS.items()},
+        "data sets (and folder:PATH)": {name: source.meaning for name, source in DATASETS.items()},
+        "metrics": {name: metric.meaning for name, metric in METRICS.items()},
+        "arrays of single images": {name: detail.meaning for name, detail in DETAILS.items()},
+        "figures of a trial": {name: figure.meaning for name, figure in FIGURES.items()},
+    }
+    lines = []
+    for title, entries in shown.items():
+        width = max(map(len, entries))
+        lines += [f"{title}:", *(f"  {name:{width}}  {meaning}" for name, meaning in entries.items()), ""]
+    return "\n".join(lines)
+
+
+def fields_table() -> str:
+    """Return name, default and meaning of every field of a trial, for ``--list-fields``."""
+    lines = ["fields of a trial, for grid files and --set; the profile and the grid may give other defaults", ""]
+    defaults = TrialConfig().fields()
+    for name, field in TrialConfig.model_fields.items():
+        key = field.alias or name
+        if key == "augmentation":
+            lines.append(f"{key}: {field.description}")
+            for entry, inner in Augmentation.model_fields.items():
+                lines += _field_lines(f"{key}.{entry}", defaults[key][entry], inner.description)
+        else:
+            lines += _field_lines(key, defaults[key], field.description)
+    return "\n".join(lines)
+
+
+def _field_lines(key: str, default: Any, description: str | None) -> list[str]:
+    text = default if isinstance(default, str) else json.dumps(default)
+    return [f"{key} = {text}", f"    {description}"]
+
+
+def _default_data_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vicreg-sweeps"

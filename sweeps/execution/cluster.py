@@ -1,0 +1,184 @@
+"""The Ray cluster that a command runs on: this machine, or nodes that may come and go."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from core.errors import InputError
+from sweeps import process
+from sweeps.execution import ray_private
+from sweeps.execution.machine import is_submitted
+from sweeps.planning.trial import Plan
+from sweeps.storage import location
+from sweeps.storage.image_sets import Images
+
+_ANSWER_SECONDS = 120.0  # for a node's first worker process to start, which imports torch
+_CODE = ("core", "evaluation", "sweeps")
+#: Read by Tune when it runs; what the user has set stays. All ready trials may wait for resources, so that an autoscaler sees
+#: them; none of Tune's loggers writes files; Tune's own state, which nobody reads, is written at the end alone; no output.
+_TUNE_ENVIRONMENT = {
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node: its id, a name for people, and its resources (``CPU``, ``GPU``)."""
+
+    id: str
+    name: str
+    resources: Mapping[str, float]
+
+
+def connect(address: str | None) -> None:
+    """Start Ray on this machine, or join the cluster at ``address`` and send this code to its nodes.
+
+    Raises:
+        InputError: if there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        return
+    for name, value in _TUNE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        with process.defer_sigint():
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        return
+    ray_private.offer_token()
+    root = Path(__file__).parents[2]
+    if is_submitted():
+        # Nodes of one machine that share a temporary folder each unpack a job's code anew, over the folder that its driver
+        # stands in; and torch ends a process whose folder is gone ("oneMKL FATAL ERROR: Cannot load libtorch_cpu.so").
+        os.chdir("/")
+    # A job's nodes have the working directory that was submitted with it.
+    environment = None if is_submitted() else {"py_modules": [str(root / name) for name in _CODE]}
+    try:
+        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--address {address}: no Ray cluster answers there ({reason})") from None
+
+
+def disconnect() -> None:
+    """End what :func:`connect` started; a cluster that was joined lives on. Call it when no other thread is left.
+
+    A thread whose garbage collection meets a reference of Ray's while Ray shuts down ends the whole process with code 1
+    ("accesses the Ray's worker after it is shutdown"): so references go first, and other threads have ended.
+    """
+    gc.unfreeze()
+    gc.collect()
+    ray.shutdown()
+
+
+def nodes() -> list[Node]:
+    """Return the nodes that are there."""
+    return [
+        Node(node["NodeID"], f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, node {node['NodeID'][:8]})",
+             node["Resources"])
+        for node in ray.nodes()
+        if node["Alive"]
+    ]  # fmt: skip
+
+
+def gpus() -> int:
+    """Return the number of GPUs of the connected cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def resources(plan: Plan, gpus_per_trial: float) -> dict[str, float]:
+    """Return what a trial's slot takes: a share of a GPU and a CPU, or as many CPUs as the trial has threads."""
+    if gpus_per_trial:
+        return {"CPU": 1.0, "GPU": gpus_per_trial}
+    threads, found = max(trial.config.threads for trial in plan.trials.values()), nodes()
+    if len(found) == 1 and 1 <= _of(found[0], "CPU") < threads and not ray_private.has_autoscaler():
+        threads = int(_of(found[0], "CPU"))  # one machine of fewer cores than threads runs the trials all the same
+    return {"CPU": float(threads)}
+
+
+def slots(plan: Plan, gpus_per_trial: float) -> int:
+    """Return how many trials run at once on the nodes that are there; at least 1, for nodes may come."""
+    slot = resources(plan, gpus_per_trial)
+    return max(1, sum(_fit(node, slot) for node in nodes()))
+
+
+def check_nodes(plan: Plan, gpus_per_trial: float, where: Path) -> str | None:
+    """Check that trials fit some node, and that every node reads and writes the storage.
+
+    Returns:
+        A note to print before trials start, or None.
+
+    Raises:
+        InputError: naming what fits nowhere, or each node that does not share the storage.
+    """
+    slot = resources(plan, gpus_per_trial)
+    needs = " and ".join(f"{amount:g} {name}" for name, amount in slot.items())
+    found, note = nodes(), None
+    if not any(_fit(node, slot) for node in found):
+        there = "; ".join(f"{node.name}: {_of(node, 'CPU'):g} CPU, {_of(node, 'GPU'):g} GPU" for node in found)
+        if not ray_private.has_autoscaler():
+            hint = "--gpus-per-trial" if gpus_per_trial else "--set threads=1"
+            raise InputError(f"a trial takes {needs}, which no node of the cluster has ({there}); see {hint}")
+        note = f"a trial takes {needs}, which no node has yet ({there}): waiting for the autoscaler to start one that has"
+    _check_storage(found, where)
+    return note
+
+
+def _check_storage(found: list[Node], where: Path) -> None:
+    ask = ray.remote(num_cpus=0, max_retries=0)(location.reply_to_probe)
+    with location.StorageProbe(where) as probe:
+        asked = {
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
+                where, probe.name, node.id
+            ): node
+            for node in found
+        }
+        ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
+        errors, still = [], {node.id for node in nodes()}
+        for reference, node in asked.items():
+            if node.id not in still:
+                continue  # it went meanwhile, as nodes may
+            try:
+                reason = ray.get(reference, timeout=0)
+            except (ray.exceptions.RayError, TimeoutError) as error:
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                reason = f"no answer: {lines[-1] if lines else type(error).__name__}"
+            if reason is None and not probe.answered(node.id):
+                reason = "what it writes there is not seen here"
+            if reason is not None:
+                errors.append(f"--storage {where}: node {node.name} does not share it ({reason})")
+    if errors:
+        raise InputError(errors)
+
+
+def _fit(node: Node, slot: Mapping[str, float]) -> int:
+    """How many slots fit a node; a share of a GPU lies on one GPU."""
+    return min(
+        int(_of(node, name)) * int(1 / amount + 1e-9) if amount < 1 else int(_of(node, name) / amount)
+        for name, amount in slot.items()
+    )
+
+
+def _of(node: Node, resource: str) -> float:
+    return float(node.resources.get(resource, 0))
+
+
+def put_images(images: Images) -> Any:
+    """Put the images into the connected cluster's object store; return the reference."""
+    return ray.put(images)
+
+
+def get_images(reference: Any) -> Images:
+    """Return the images behind what :func:`put_images` returned, read-only and without a copy, while Ray is connected."""
+    images: Images = ray.get(reference)
+    return images

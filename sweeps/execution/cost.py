@@ -1,0 +1,168 @@
+"""What a plan costs, and what the estimate rests on: finished trials of the same kind, or a stated rule."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from core.config import TrialConfig
+from core.datasets import count_train
+from core.models import ENCODERS
+from core.pairing import PAIRINGS
+from sweeps.planning.trial import Plan, Trial
+from sweeps.storage.trial_state import StoreSnapshot
+
+#: The rule, where nothing was measured: operations a second in training, and seconds a core needs to augment a view.
+GPU_FLOPS = 1e14
+CPU_FLOPS_PER_THREAD = {"fp32": 6e10, "bf16": 1.2e11}
+AUGMENT_SECONDS = 1e-4
+_EVALUATION_SECONDS = 8.0
+_RAW_PIXELS_SECONDS = 60.0
+_GRAPH_SECONDS = 1e-7  # a pair of images
+RULE = (
+    f"the rule of {GPU_FLOPS / 1e12:.0f} TFLOP/s on a GPU, 60 (fp32) or 120 (bf16) GFLOP/s a CPU thread, "
+    f"and {AUGMENT_SECONDS * 1e3:.1f} ms a view for a CPU to augment"
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that each open trial will take, and where the figures come from."""
+
+    seconds: Mapping[str, float]
+    measured: int
+    basis: str
+
+
+def estimate(plan: Plan, snapshot: StoreSnapshot, done: Collection[str], *, gpu: bool) -> Estimate:
+    """Estimate the seconds of a plan's open trials.
+
+    Args:
+        plan: the plan.
+        snapshot: of the store, where finished trials are looked up.
+        done: keys of the plan's trials that need nothing.
+        gpu: whether the trials run on GPUs.
+    """
+    rates = _measured_rates(snapshot, gpu)
+    seconds: dict[str, float] = {}
+    measured = 0
+    for key, trial in plan.trials.items():
+        if key in done or key not in plan.requested:
+            continue
+        config = trial.config
+        if not config.trained:
+            seconds[key] = _untrained_seconds(config)
+            continue
+        images = config.train_subset or count_train(config.dataset)
+        epochs = _epochs_to_train(plan, trial, snapshot)
+        rate = rates.get(_kind(config))
+        measured += rate is not None
+        per_image = rate if rate is not None else _flops_estimate(config, gpu)
+        seconds[key] = epochs * images * per_image + _EVALUATION_SECONDS
+    trained = sum(plan.trials[key].config.trained for key in seconds)
+    if measured == trained and trained:
+        basis = "the speed of finished trials of the same kind in this storage"
+    elif measured:
+        basis = f"finished trials of the same kind for {measured} of {trained}, else {RULE}"
+    else:
+        basis = RULE
+    return Estimate(seconds, measured, basis)
+
+
+def _untrained_seconds(config: TrialConfig) -> float:
+    """For rows that are not trained; those of the pixels' size take longer, and a neighbourhood graph their number's square."""
+    if config.method == "raw-pixels":
+        return _RAW_PIXELS_SECONDS
+    images = config.train_subset or count_train(config.dataset)
+    return _EVALUATION_SECONDS + (_GRAPH_SECONDS * images**2 if config.method == "laplacian-eigenmaps" else 0.0)
+
+
+def critical_path_order(plan: Plan, seconds: Mapping[str, float]) -> list[str]:
+    """Sort the open trials by the longest chain that begins with each: its own time and that of what waits for it."""
+    return _by_chain(seconds, _followers(plan, seconds))
+
+
+def wall_time(plan: Plan, seconds: Mapping[str, float], slots: int) -> float:
+    """Return the seconds until the last trial ends, when ``slots`` trials run at once and each waits for its dependencies."""
+    followers = _followers(plan, seconds)
+    order = _by_chain(seconds, followers)
+    rank = {key: i for i, key in enumerate(order)}
+    needs = dict.fromkeys(order, 0)
+    for waiting in followers.values():
+        for key in waiting:
+            needs[key] += 1
+    ready = [rank[key] for key in order if not needs[key]]  # sorted, so a heap
+    running: list[tuple[float, str]] = []
+    now = 0.0
+    while ready or running:
+        while ready and len(running) < max(1, slots):
+            key = order[heapq.heappop(ready)]
+            heapq.heappush(running, (now + seconds[key], key))
+        now, ended = heapq.heappop(running)
+        for key in followers[ended]:
+            needs[key] -= 1
+            if not needs[key]:
+                heapq.heappush(ready, rank[key])
+    return now
+
+
+def _followers(plan: Plan, seconds: Mapping[str, float]) -> dict[str, list[str]]:
+    """Open trial -> the open trials that wait for it."""
+    followers: dict[str, list[str]] = {key: [] for key in seconds}
+    for key in seconds:
+        for need in set(plan.dependencies(plan.trials[key])):
+            if need in followers:
+                followers[need].append(key)
+    return followers
+
+
+def _by_chain(seconds: Mapping[str, float], followers: Mapping[str, list[str]]) -> list[str]:
+    chains: dict[str, float] = {}
+
+    def chain(key: str) -> float:
+        if key not in chains:
+            chains[key] = seconds[key] + max(map(chain, followers[key]), default=0.0)
+        return chains[key]
+
+    return sorted(seconds, key=chain, reverse=True)
+
+
+def _epochs_to_train(plan: Plan, trial: Trial, snapshot: StoreSnapshot) -> int:
+    if snapshot.is_trained(trial.key):
+        return 0
+    shorter = (epochs for epochs, key in trial.resumable_from if key in plan.requested or snapshot.is_trained(key))
+    return trial.config.epochs - next(shorter, 0)
+
+
+def _kind(config: TrialConfig) -> tuple[object, ...]:
+    precision = None if config.precision == "auto" else config.precision
+    augmented = config.method == "supervised" or PAIRINGS[config.pairing].augmented
+    return config.method, config.encoder, precision, augmented, config.threads, config.joint_forward
+
+
+def _flops_estimate(config: TrialConfig, gpu: bool) -> float:
+    views = 1 if config.method == "supervised" else 2
+    flops = ENCODERS[config.encoder].gflop * 1e9 * views * 3  # the backward pass costs two forward ones
+    if gpu:
+        return flops / GPU_FLOPS
+    augmented = config.method == "supervised" or PAIRINGS[config.pairing].augmented
+    augmenting = views * AUGMENT_SECONDS if augmented else 0.0
+    return flops / (CPU_FLOPS_PER_THREAD[config.precision] * config.threads) + augmenting
+
+
+def _measured_rates(snapshot: StoreSnapshot, gpu: bool) -> dict[tuple[object, ...], float]:
+    """Kind of trial -> median seconds an image and epoch, from finished trials on the same kind of device."""
+    found: dict[tuple[object, ...], list[float]] = {}
+    for key in snapshot.store.trial_keys():
+        state = snapshot.state(key)
+        training = state.training
+        if training is None or state.config is None or not training.history or training.device.startswith("CPU") == gpu:
+            continue
+        try:
+            config = TrialConfig.model_validate(state.config["config"])
+        except ValueError:
+            continue  # of a version with other fields: no guide for this one
+        found.setdefault(_kind(config), []).append(median(1 / record["images_per_second"] for record in training.history))
+    return {kind: median(values) for kind, values in found.items()}

@@ -1,0 +1,242 @@
+"""Runs the plans of one command: owns the Ray connection and the shared images, and reports events to the callbacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from core.atomic_files import ensure_dir
+from core.errors import InputError
+from sweeps.execution import cost
+from sweeps.execution.callbacks import SweepCallback
+from sweeps.execution.options import ExecutionOptions, Rungs
+from sweeps.execution.progress import Progress
+from sweeps.formatting import duration
+from sweeps.planning.trial import Plan, Trial
+from sweeps.storage.image_sets import Images, load_images
+from sweeps.storage.records import TrialRecord, TrialStatus
+from sweeps.storage.trial_state import StoreSnapshot
+
+if TYPE_CHECKING:
+    from sweeps.execution.trial_queue import TrialSource
+
+
+@dataclass
+class RunOutcome:
+    """How the runs of a command went, beside what the store knows.
+
+    Attributes:
+        skipped: keys of trials that were not tried -> why.
+        undrawn: keys of trials whose figures could not be drawn -> why.
+        interrupted: whether a Ctrl-C ended a run.
+    """
+
+    skipped: dict[str, str] = field(default_factory=dict)
+    undrawn: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+class SweepRunner:
+    """Runs plans of one sweep. Ray is started, and images are loaded, by the first plan that has something to run."""
+
+    def __init__(
+        self, options: ExecutionOptions, snapshot: StoreSnapshot, callbacks: Sequence[SweepCallback], console: Console
+    ) -> None:  # fmt: skip
+        """Take how to run, what the store holds, and who hears of events; progress is shown on the console."""
+        self._options, self._snapshot, self._console = options, snapshot, console
+        self._meter, self._changed = SlotTimeMeter(), _ChangedTrials()
+        self._callbacks = [*callbacks, self._meter, self._changed]
+        self._images: Any = None
+        self.outcome = RunOutcome()
+
+    @property
+    def ran(self) -> bool:
+        """Whether anything was run or tried."""
+        return self._images is not None or self.outcome.interrupted
+
+    @property
+    def trial_seconds(self) -> float:
+        """Seconds that trials spent in their slots so far."""
+        return self._meter.seconds
+
+    @property
+    def images(self) -> Images | None:
+        """The images of the trials that were to run; None where none were, or after an interruption."""
+        if self._images is None or self.outcome.interrupted:
+            return None
+        from sweeps.execution import cluster
+
+        return cluster.get_images(self._images)
+
+    def slots(self, plan: Plan) -> int:
+        """Return how many trials run at once; starts Ray."""
+        from sweeps.execution import cluster
+
+        self._start(plan)
+        return cluster.slots(plan, self._options.gpus_per_trial)
+
+    def run(
+        self,
+        plan: Plan,
+        source: TrialSource | None = None,
+        rungs: Rungs | None = None,
+        *,
+        draw: bool = True,
+    ) -> None:
+        """Bring the requested trials of a plan to their end, and have their figures drawn.
+
+        Args:
+            plan: of the command's sweep.
+            source: adds trials while others run.
+            rungs: see :func:`sweeps.execution.worker.run_trial`.
+            draw: whether figures are drawn now; else a later plan that requests the same trials draws them.
+        """
+        requested = plan.requested_trials
+        done = [trial.key for trial in requested if self._snapshot.is_done(trial)]
+        open_keys = [trial.key for trial in requested if trial.key not in done]
+        undrawn = [key for key in done if draw and not self._snapshot.is_drawn(plan.trials[key])]
+        if not open_keys and not undrawn and source is None:
+            return
+        try:
+            self._run(plan, done, open_keys, undrawn, source, rungs, draw=draw)
+        except KeyboardInterrupt:
+            self.outcome.interrupted = True
+        finally:
+            self._snapshot.forget([*open_keys, *undrawn, *self._changed.take()])
+
+    def _run(
+        self, plan: Plan, done: Sequence[str], open_keys: Sequence[str], undrawn: Sequence[str], source: TrialSource | None,
+        rungs: Rungs | None, *, draw: bool,
+    ) -> None:  # fmt: skip
+        from sweeps.execution import cluster, tune_backend
+        from sweeps.execution.figure_tasks import FigureTasks
+
+        options, store = self._options, self._snapshot.store
+        self._start(plan)
+        slots, points = cluster.slots(plan, options.gpus_per_trial), source.remaining if source is not None else 0
+        estimate = cost.estimate(plan, self._snapshot, done, gpu=options.gpus_per_trial > 0)
+        self._announce(plan, estimate, len(done), open_keys, points, slots)
+        with Progress(plan, estimate.seconds, slots, self._console, points=points) as progress:
+            callbacks = [progress, *self._callbacks]
+            figure_tasks = FigureTasks(self._images, store, callbacks)
+            for key in undrawn:
+                figure_tasks.on_trial_end(self._snapshot.record(plan.trials[key]))
+            interrupted = False
+            if open_keys or source is not None:
+                skipped, interrupted = tune_backend.run(
+                    plan,
+                    cost.critical_path_order(plan, estimate.seconds),
+                    self._images,
+                    options,
+                    [*callbacks, *([figure_tasks] if draw else [])],
+                    source=source,
+                    rungs=rungs,
+                )
+                self.outcome.skipped |= skipped
+            # Tune ends cleanly at a Ctrl-C: trials that are neither done, failed nor skipped show that there was one.
+            records = [
+                store.read(key).record(plan.trials[key], skipped=self.outcome.skipped.get(key)) for key in open_keys
+            ]  # fmt: skip
+            self.outcome.interrupted = interrupted or any(record.status == TrialStatus.PENDING for record in records)
+            if not self.outcome.interrupted:
+                for callback in callbacks:
+                    callback.on_all_trials_end()
+                self.outcome.undrawn |= figure_tasks.wait()
+
+    def _announce(
+        self, plan: Plan, estimate: cost.Estimate, n_done: int, open_keys: Sequence[str], points: int, slots: int
+    ) -> None:  # fmt: skip
+        trained = sum(self._snapshot.is_trained(key) for key in open_keys)
+        self._say(
+            f"{plan.sweep_id}: {len(plan.requested)} trials, {n_done} done already, {len(open_keys)} to run"
+            + (f" ({trained} of them trained already, to be evaluated)" if trained else "")
+            + (f", {points} points to try" if points else "")
+            + f", {slots} at once; about {duration(cost.wall_time(plan, estimate.seconds, slots))}, by {estimate.basis}"
+        )
+
+    def _start(self, plan: Plan) -> None:
+        """Load the images, check the cluster's nodes, and connect to Ray; once."""
+        from sweeps.execution import cluster
+
+        if self._images is not None:
+            return
+        options = self._options
+        # Loaded before anything is written, since images may have errors; a plan that grows later needs no others.
+        images = load_images(self._trials_to_load(plan), options.data_dir)
+        _check_validation_anomalies(plan, images)
+        if options.address is not None:  # its nodes may have errors: before they are checked, only probes are written
+            cluster.connect(options.address)
+            ensure_dir(options.storage)
+            if note := cluster.check_nodes(plan, options.gpus_per_trial, options.storage.resolve()):
+                self._say(note)
+        for callback in self._callbacks:
+            callback.on_sweep_start()
+        cluster.connect(options.address)
+        self._images = cluster.put_images(images)
+
+    def _trials_to_load(self, plan: Plan) -> list[Trial]:
+        if self._options.more_plans:
+            return plan.requested_trials
+        return [t for t in plan.requested_trials if not (self._snapshot.is_done(t) and self._snapshot.is_drawn(t))]
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Disconnect from Ray; call it when no other thread is left (the tracker's, above all)."""
+        if self._images is not None:
+            from sweeps.execution import cluster
+
+            self._images = None
+            cluster.disconnect()
+
+
+def _check_validation_anomalies(plan: Plan, images: Images) -> None:
+    """Raise InputError if a search judges by an anomaly set that has no images for validation."""
+    search, headline = plan.grid.search, next(iter(plan.base.anomaly_datasets), "")
+    if search and "validation_anomaly_auc" in search.objectives and images.validation_anomalies.get(headline) is None:
+        raise InputError(
+            f"validation_anomaly_auc: {headline} has no images for validation (a folder needs train/ and test/, each "
+            "with class folders)"
+        )
+
+
+class SlotTimeMeter(SweepCallback):
+    """Adds up the seconds between each trial's start and its end; waiting counts, for the slot is held."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._running: dict[str, float] = {}
+
+    def on_trial_start(self, trial: Trial) -> None:
+        """Start the trial's clock."""
+        self._running[trial.key] = time.monotonic()
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """Stop the trial's clock."""
+        if (began := self._running.pop(record.trial.key, None)) is not None:
+            self.seconds += time.monotonic() - began
+
+
+class _ChangedTrials(SweepCallback):
+    """Remembers the trials that a run changed."""
+
+    def __init__(self) -> None:
+        self._keys: set[str] = set()
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """Remember the trial, and the untrained encoder whose reference numbers it may have added."""
+        self._keys |= {record.trial.key} | ({record.trial.untrained_key} if record.trial.untrained_key else set())
+
+    def on_figures_end(self, trial: Trial) -> None:
+        """Remember the trial."""
+        self._keys.add(trial.key)
+
+    def take(self) -> Iterable[str]:
+        """Return the keys so far, and forget them."""
+        keys, self._keys = self._keys, set()
+        return keys

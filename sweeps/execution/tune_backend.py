@@ -1,0 +1,223 @@
+"""Ray Tune as the scheduler of trials that depend on one another.
+
+Tune asks a searcher for the next trial. Ours hands one out when its dependencies are over, answers "nothing yet" while all
+that is left waits, and "finished" at the end; so waiting trials never hold a slot. What a trial leaves behind is in the
+store, not in Tune's own state: a killed sweep is continued from the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from core.atomic_files import is_remote
+from sweeps import process
+from sweeps.execution import cluster, ray_private
+from sweeps.execution.callbacks import SweepCallback
+from sweeps.execution.options import ExecutionOptions, Rungs
+from sweeps.execution.trial_queue import TrialQueue, TrialSource
+from sweeps.execution.worker import run_trial
+from sweeps.planning.trial import Plan, Trial
+from sweeps.storage.trial_store import TrialStore
+
+_KEY = "trial_key"
+#: How often a trial whose worker died (killed, out of memory, its node lost) continues elsewhere from its last epoch.
+MAX_DEATHS = 3
+_SLOT_SECONDS = 5.0  # for which a count of the slots is used
+
+
+def run(
+    plan: Plan,
+    open_keys: Sequence[str],
+    images: Any,
+    options: ExecutionOptions,
+    callbacks: Sequence[SweepCallback],
+    *,
+    source: TrialSource | None = None,
+    rungs: Rungs | None = None,
+) -> tuple[dict[str, str], bool]:
+    """Run the open trials on the connected cluster.
+
+    Args:
+        plan: the plan.
+        open_keys: keys of the trials to run, in order.
+        images: the reference returned by :func:`sweeps.execution.cluster.put_images`.
+        options: how and where to run.
+        callbacks: receive every event.
+        source: adds trials while the sweep runs, and may stop them early.
+        rungs: see :func:`sweeps.execution.worker.run_trial`.
+
+    Returns:
+        The trials that were skipped, and why; and whether the run was interrupted.
+    """
+    store = TrialStore(options.storage.resolve())
+    queue = TrialQueue(plan, open_keys, store, callbacks, source, _slot_counter(plan, options.gpus_per_trial))
+    # Tune's tracebacks of workers that died, and its list of their trials: progress reports each in one line.
+    for name in ("execution.tune_controller", "tune"):
+        logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
+    resources = tune.PlacementGroupFactory([cluster.resources(plan, options.gpus_per_trial)])
+    process.freeze_gc()
+    with store.scratch() as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable(images, store.storage, scratch, options, rungs), resources),
+            tune_config=tune.TuneConfig(
+                search_alg=_DependencySearcher(queue),
+                scheduler=_PruningScheduler(queue),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_name,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(scratch.resolve()),
+                verbose=0,
+                callbacks=[_TuneCallback(queue)],
+                failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
+            ),
+        )
+        with ray_private.treat_oom_kill_as_actor_death():
+            tuner.fit()
+    return queue.skipped, queue.interrupted
+
+
+def _trainable(
+    images: Any, storage: Path, scratch: Path, options: ExecutionOptions, rungs: Rungs | None
+) -> Callable[[dict[str, Any]], None]:  # fmt: skip
+    """The function that a worker runs for each trial."""
+
+    def trainable(config: dict[str, Any]) -> None:
+        trial: Trial = config["trial"]
+        # An error here is raised, not reported: Tune then tries the trial in a new worker, on another node if there is one.
+        _check_shared(storage, scratch)
+        process.freeze_gc()
+        try:
+            run_trial(
+                trial,
+                ray.get(images),
+                storage,
+                gpu=options.gpus_per_trial > 0,
+                deterministic=options.deterministic,
+                on_epoch=lambda record: tune.report({"record": record}),
+                on_wait=lambda: tune.report({"waiting": "another process of this machine works on it"}),
+                rungs=rungs if trial.validation_only else None,
+            )
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            with suppress(OSError):
+                TrialStore(storage).save_failure(trial.key, reason, traceback.format_exc())
+            # Reported, not raised: after an exception Tune would try it again, and it would fail again.
+            tune.report({"failed": reason})
+        tune.report({"done": True})  # Tune prints a line for a trial that never reported anything
+
+    return trainable
+
+
+class _DependencySearcher(Searcher):
+    """Hands Tune the trials of a queue."""
+
+    def __init__(self, queue: TrialQueue) -> None:
+        super().__init__()
+        self._queue = queue
+        self._keys: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        trial = self._queue.next_ready()
+        if trial is None:
+            return Searcher.FINISHED if self._queue.finished else None
+        self._keys[trial_id] = trial.key
+        return {_KEY: trial.key, "trial": trial}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if not error and trial_id in self._keys:
+            self._queue.trial_ended(self._keys[trial_id], None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the store keeps everything."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+
+class _TuneCallback(tune.Callback):
+    """Passes Tune's events on to the queue."""
+
+    def __init__(self, queue: TrialQueue) -> None:
+        self._queue = queue
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._queue.trial_started(trial.config[_KEY])
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if "record" in result:
+            self._queue.epoch_ended(trial.config[_KEY], result["record"])
+        if "waiting" in result:
+            self._queue.trial_waits(trial.config[_KEY], result["waiting"])
+        if "failed" in result:
+            self._queue.trial_ended(trial.config[_KEY], result["failed"])
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        reason = f"its worker died ({_death_reason(trial)}); it goes on from its last epoch"
+        self._queue.trial_waits(trial.config[_KEY], reason)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        reason = f"its worker died {MAX_DEATHS + 1} times; the last time: {_death_reason(trial)}"
+        self._queue.trial_ended(trial.config[_KEY], reason)
+
+
+def _death_reason(trial: Any) -> str:
+    """Why a trial's worker died, in one line: the last line of the file that Tune writes in the driver's folder.
+
+    ``Trial.get_error()`` reads Tune's copy of that file, which is written too late.
+    """
+    text = Path(trial.error_file).read_text() if trial.error_file else ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip().removeprefix("ray.exceptions.RayActorError: ") if lines else "killed, or its machine is gone"
+
+
+class _PruningScheduler(FIFOScheduler):
+    """Stops the trials that the source wants pruned."""
+
+    def __init__(self, queue: TrialQueue) -> None:
+        super().__init__()
+        self._queue = queue
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        # Tune hands schedulers nested results flat.
+        record = {name.removeprefix("record/"): value for name, value in result.items() if name.startswith("record/")}
+        stop = bool(record) and self._queue.should_prune(trial.config[_KEY], record)
+        return str(FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE)
+
+
+def _check_shared(storage: Path, scratch: Path) -> None:
+    """Raise OSError on a node that came after the storage was checked on every node, and does not share it."""
+    if is_remote(storage):
+        storage.exists()  # or the store's library raises
+    elif not scratch.is_dir():
+        raise OSError(f"{platform.node()} does not share the storage {storage}")
+
+
+def _slot_counter(plan: Plan, gpus_per_trial: float) -> Callable[[], int]:
+    """Count the slots of the nodes that are there, which may come and go, plus one for an autoscaler to see."""
+    known = [0, 0.0]
+
+    def count() -> int:
+        if time.monotonic() - known[1] > _SLOT_SECONDS:
+            known[:] = [cluster.slots(plan, gpus_per_trial) + ray_private.has_autoscaler(), time.monotonic()]
+        return int(known[0])
+
+    return count
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config[_KEY])

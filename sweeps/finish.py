@@ -1,0 +1,204 @@
+"""The end of a command: tables, report and MLflow's parent run from what the store holds, and the exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from rich.console import Console
+
+from core.atomic_files import save_json
+from sweeps.analysis import contrasts
+from sweeps.analysis.arm_summary import summarize
+from sweeps.analysis.contrasts import Contrast
+from sweeps.analysis.search_result import SearchResult
+from sweeps.execution.runner import RunOutcome, SweepRunner
+from sweeps.planning.trial import Plan
+from sweeps.provenance import command_line, git_commit
+from sweeps.reporting import tables
+from sweeps.reporting.html_report import write_report
+from sweeps.reporting.report_input import ReportInput
+from sweeps.reporting.report_text import markdown
+from sweeps.storage.records import TrialRecord, TrialStatus
+from sweeps.sweep_config import SweepConfig
+from sweeps.tracking import tracker as tracking
+from sweeps.tracking import uri
+from sweeps.tracking.parent_run import SweepSummary
+from sweeps.tracking.tracker import Tracker
+
+#: For how many seconds a tracking server that is away is waited for after a Ctrl-C.
+_PATIENCE_INTERRUPTED = 10.0
+
+
+class ExitCode(IntEnum):
+    """What a command ends with."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG_INPUT = 2
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class _Results:
+    """What a command has come to: its plan, a record of each trial, the arms against base, what a search found, problems."""
+
+    plan: Plan
+    records: Sequence[TrialRecord]
+    contrasts: Sequence[Contrast]
+    search_result: SearchResult | None
+    problems: Sequence[tuple[str, str, str]]
+
+    @property
+    def compared(self) -> list[TrialRecord]:
+        """The records of the tables: not those of a search's points that were not chosen, which have no test metrics."""
+        return _compared(self.records)
+
+
+def conclude(
+    config: SweepConfig,
+    plan: Plan,
+    runner: SweepRunner,
+    tracker: Tracker,
+    console: Console,
+    search_result: SearchResult | None = None,
+) -> ExitCode:
+    """Write tables, report and MLflow's parent run from what the store holds, and print the table.
+
+    Args:
+        config: the command.
+        plan: all trials that the sweep has come to.
+        runner: what ran it.
+        tracker: of MLflow; it is closed here.
+        console: where to print.
+        search_result: what a search found.
+    """
+    records = _records(config, plan, runner.outcome, search_result)
+    for record in records:
+        if record.status != TrialStatus.PENDING:
+            tracker.on_trial_end(record)
+        if record.status == TrialStatus.DONE:
+            tracker.on_figures_end(record.trial)
+        if search_result is not None and record.trial.key in search_result.tags:
+            tracker.tag_trial(record.trial, search_result.tags[record.trial.key])
+    try:
+        against_base = contrasts.of_sweep(plan, summarize(_compared(records)), config.snapshot.store, config.test)
+        problems = _problems(config, plan, records, runner.outcome)
+        results = _Results(plan, records, against_base, search_result, problems)
+        files = _write(config, results, runner, tracker)
+    except BaseException:
+        tracker.close(SweepSummary("FAILED", {}, 0.0, ()))
+        raise
+    _show(config, results, files, tracker, console)
+    return _exit_code(config, results, runner.outcome, tracker)
+
+
+def _records(
+    config: SweepConfig, plan: Plan, outcome: RunOutcome, search_result: SearchResult | None
+) -> list[TrialRecord]:  # fmt: skip
+    pruned = {} if search_result is None else search_result.pruned
+    records = [
+        config.snapshot.record(trial, skipped=outcome.skipped.get(key), pruned=pruned.get(key))
+        for key, trial in plan.trials.items()
+    ]
+    # What earlier commands gave to the sweep belongs to its tables as well.
+    return [r for r in records if r.status != TrialStatus.PENDING or r.trial.key in plan.requested]
+
+
+def _compared(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    return [record for record in records if not record.trial.validation_only]
+
+
+def _problems(
+    config: SweepConfig, plan: Plan, records: Sequence[TrialRecord], outcome: RunOutcome
+) -> list[tuple[str, str, str]]:  # fmt: skip
+    """Numbers, per-image arrays and figures that are not defined, as (title of the trial, name, reason)."""
+    found = []
+    for record in records:
+        products = config.snapshot.state(record.trial.key).product_problems(record.trial)
+        found += [(record.trial.title, name, problem) for name, problem in {**record.problems, **products}.items()]
+    return found + [(plan.trials[key].title, "figures", reason) for key, reason in outcome.undrawn.items()]
+
+
+def _write(config: SweepConfig, results: _Results, runner: SweepRunner, tracker: Tracker) -> list[Path]:
+    """Write tables and report, and end the parent run with them; return their paths, the report's last."""
+    plan, folder, search_result, outcome = results.plan, config.sweep_folder, results.search_result, runner.outcome
+    report = ReportInput(
+        plan, results.compared, config.snapshot, config.introduction, command_line(), git_commit(), results.problems,
+        results.contrasts, config.test, search_result,
+    )  # fmt: skip
+    files = tables.write_tables(folder, plan, results.compared)
+    files.append(tables.write_contrasts(folder / "contrasts.csv", results.contrasts))
+    if search_result is not None:
+        files.append(tables.write_points(folder / "points.csv", search_result))
+    files.append(write_report(folder / "report.html", report, config.data_dir, runner.images))
+    save_json(folder / "sweep.json", {"sweep": plan.sweep_id, "profile": plan.profile, "base": plan.base.fields(),
+                                      "seeds": sorted({r.trial.config.seed for r in results.records}),
+                                      "trials": {r.trial.key: [r.trial.arm, r.status, r.reason]
+                                                 for r in results.records}})  # fmt: skip
+    metrics = tables.parent_metrics(plan, results.compared)
+    metrics |= contrasts.parent_metrics(results.contrasts, plan.grid.primary)
+    summary = SweepSummary(
+        status=_parent_status(results),
+        metrics=metrics | ({} if search_result is None else search_result.metrics),
+        moment=max((record.evaluated for record in results.records), default=0.0),
+        artifacts=[*files, folder / "sweep.json"],
+        description=markdown(report),
+    )
+    tracker.close(summary, patience=_PATIENCE_INTERRUPTED if outcome.interrupted else tracking.PATIENCE)
+    return files
+
+
+def _parent_status(results: _Results) -> str:
+    """MLflow's status of the sweep's run."""
+    statuses = {record.status for record in results.records}
+    if statuses & {TrialStatus.FAILED, TrialStatus.SKIPPED}:
+        return "FAILED"
+    if results.search_result is not None and results.search_result.failed:
+        return "FAILED"
+    return "KILLED" if TrialStatus.PENDING in statuses else "FINISHED"
+
+
+def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker: Tracker, console: Console) -> None:
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    if results.search_result is not None:
+        console.print(tables.points_table(results.search_result))
+    verdicts = {contrast.arm: contrast.verdict for contrast in results.contrasts if contrast.n > 1}
+    console.print(tables.table(results.plan, summarize(results.compared), verdicts))
+    for title, name, problem in results.problems:
+        say(f"no figures of {title}: {problem}" if name == "figures" else f"{title}: no {name}: {problem}")
+    for record in results.records:
+        if record.status in (TrialStatus.FAILED, TrialStatus.SKIPPED):
+            say(f"{record.status} {record.trial.title}: {record.reason}")
+    devices = {record.training.device for record in results.records if record.training}
+    if len(devices) > 1:
+        say(f"trials ran on different kinds of device: {'; '.join(sorted(devices))}")
+    *csv_files, report = files
+    say(f"tables: {'  '.join(map(str, csv_files))}")
+    say(f"report: {report}")
+    say(f"compare: {uri.ui_command(config.tracking_uri)}")
+    if tracker.view_address:
+        say(f"a ready view of this sweep there: {tracker.view_address}")
+
+
+def _exit_code(config: SweepConfig, results: _Results, outcome: RunOutcome, tracker: Tracker) -> ExitCode:
+    """The exit code; what is not well is printed to stderr."""
+    if tracker.problem:
+        print(f"error: MLflow lacks part of the results ({tracker.problem}); they are in the storage, and the same command "
+              "adds them", file=sys.stderr)  # fmt: skip
+    if outcome.interrupted:
+        print(f"interrupted; continue with: {command_line()}", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    complete = all(
+        record.status == TrialStatus.PRUNED or (record.status == TrialStatus.DONE and config.snapshot.is_done(record.trial))
+        for record in results.records
+        if record.trial.key in results.plan.requested
+    )
+    failed_points = results.search_result is not None and results.search_result.failed
+    well = complete and not failed_points and not outcome.undrawn and not tracker.problem
+    return ExitCode.DONE if well else ExitCode.FAILED

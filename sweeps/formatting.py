@@ -1,0 +1,32 @@
+"""Numbers, durations and config values as texts for people."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def p_text(p: float) -> str:
+    """Return a p-value for people."""
+    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
+
+
+def text_of(value: Any) -> str:
+    """Return a config value for people: numbers as short as they can be told apart, lists in brackets, texts as they are."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(text_of, value))}]"
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for people: 45 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,279 @@
+"""From a grid to trials: what to train, what depends on what, and how each arm differs from base.
+
+Later lies over earlier: profile, the grid's ``base``, the arm, ``--set``. Nothing here loads torch, ray or mlflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.config import PROFILES, TrialConfig, digest, make_config, resolve_precision, trial_key
+from core.datasets import identify
+from core.errors import InputError
+from core.pairing import PAIRINGS
+from sweeps.planning.arms import expand_arms, merge, select_arms, settings_errors
+from sweeps.planning.grid import BASE, Fields, Grid
+from sweeps.planning.trial import Plan, Trial
+
+#: What a neighbour trial's parent takes from the trial itself; all else comes from the grid's base.
+_FROM_CHILD = ("seed", "dataset", "train_subset", "encoder", "representation_dim", "precision", "threads")
+
+
+def _no_seeds(sweep_id: str) -> Sequence[int]:
+    return ()
+
+
+@dataclass
+class _Draft:
+    """A trial while the plan is made."""
+
+    config: TrialConfig
+    arms: list[str] = field(default_factory=list)
+    required_by: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Identities:
+    """Identities of the content of data sets, by name: as the images of trials, and as anomalies."""
+
+    datasets: dict[str, str]
+    anomalies: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes the plans of one command: holds what is the same for all of them.
+
+    Attributes:
+        profile: a key of PROFILES.
+        settings: ``--set``, parsed.
+        data_dir: where data sets and the hashes of folders are kept.
+        gpu: whether the trials run on GPUs (resolves ``precision: auto``).
+        cpu_flags: the processor's features (likewise).
+        earlier_seeds: sweep id -> seeds of earlier commands, which belong to the sweep though not to this command.
+    """
+
+    profile: str
+    settings: Fields
+    data_dir: Path
+    gpu: bool
+    cpu_flags: frozenset[str]
+    earlier_seeds: Callable[[str], Sequence[int]] = _no_seeds
+
+    def plan(
+        self, grid: Grid, *, seeds: Sequence[int], arms: Sequence[str] | None = None, validation_only: Collection[str] = ()
+    ) -> Plan:  # fmt: skip
+        """Expand a grid into a plan.
+
+        Args:
+            grid: the grid.
+            seeds: at least one.
+            arms: names of the requested arms; None: all.
+            validation_only: arms of a search for which only validation metrics are computed.
+
+        Raises:
+            InputError: with every error of the configs and the data sets.
+        """
+        all_arms = expand_arms(grid)
+        errors = settings_errors(grid, all_arms, self.settings)
+        selected = all_arms
+        try:
+            selected = all_arms if arms is None else select_arms(all_arms, arms)
+        except InputError as error:
+            errors += error.errors
+        base = self._base(grid, all_arms, seeds[0], errors)
+        identity = _sweep_identity(base.fields()) | ({} if grid.search is None else {"search": grid.search.identity})
+        sweep_id = f"{grid.name}-{digest(identity)[:8]}"
+        all_seeds = list(dict.fromkeys((*seeds, *self.earlier_seeds(sweep_id))))
+        configs = self._configs(grid, all_arms, all_seeds, errors)
+        identities = _identify([config for _, config in configs], self.data_dir)
+        drafts, requested = _draft_trials(grid, configs, identities, selected, seeds)
+        trials = {key: _finish_trial(key, draft, base, identities, frozenset(validation_only)) for key, draft in drafts.items()}
+        return Plan(grid, self.profile, base, sweep_id, trials, requested)
+
+    def _laid_over(self, grid: Grid, own: Fields, seed: int) -> Fields:
+        return merge(merge(merge(PROFILES[self.profile], grid.base), own), self.settings) | {"seed": seed}
+
+    def _config(self, grid: Grid, name: str, own: Fields, seed: int, base_seed: int) -> TrialConfig:
+        base_fields = self._laid_over(grid, {}, base_seed)
+        config = _with_parent(self._laid_over(grid, own, seed), base_fields, f"grid {grid.name}, arm {name}")
+        return resolve_precision(config, gpu=self.gpu, cpu_flags=self.cpu_flags)
+
+    def _base(self, grid: Grid, all_arms: Mapping[str, Fields], seed: int, errors: Sequence[str]) -> TrialConfig:
+        try:
+            return self._config(grid, BASE, all_arms[BASE], seed, seed)
+        except InputError as error:
+            # Every arm would report base's errors again, so of the arms only their own fields are checked.
+            raise InputError(list(dict.fromkeys([*errors, *error.errors, *_arm_errors(all_arms)]))) from None
+
+    def _configs(
+        self, grid: Grid, all_arms: Mapping[str, Fields], seeds: Sequence[int], errors: Sequence[str]
+    ) -> list[tuple[str, TrialConfig]]:  # fmt: skip
+        """Every arm's config for every seed, with the arm's name; raises all errors at once."""
+        configs: list[tuple[str, TrialConfig]] = []
+        found = list(errors)
+        for name, own in all_arms.items():
+            for seed in seeds:
+                try:
+                    configs.append((name, self._config(grid, name, own, seed, seeds[0])))
+                except InputError as error:
+                    found += error.errors
+        if found:
+            raise InputError(list(dict.fromkeys(found)))
+        return configs
+
+
+def _draft_trials(
+    grid: Grid, configs: Sequence[tuple[str, TrialConfig]], identities: _Identities, selected: Collection[str],
+    seeds: Sequence[int],
+) -> tuple[dict[str, _Draft], frozenset[str]]:  # fmt: skip
+    """All trials by key, parents included, and the keys that the command asks for."""
+    drafts: dict[str, _Draft] = {}
+    requested: list[str] = []
+    errors: list[str] = []
+    for name, config in configs:
+        key = trial_key(config, identities.datasets)
+        draft = drafts.setdefault(key, _Draft(config))
+        for setting in ("anomaly_datasets", "threads"):
+            if getattr(draft.config, setting) != getattr(config, setting):
+                errors.append(
+                    f"grid {grid.name}: arms {draft.arms[0]} and {name} train the same, and differ in {setting} alone: "
+                    "set it for all, in base or with --set"
+                )
+        draft.arms += [name] if name not in draft.arms else []
+        if name in selected and config.seed in seeds:
+            requested.append(key)
+    if errors:
+        raise InputError(list(dict.fromkeys(errors)))
+    _add_parents(drafts, identities.datasets)
+    waiting = list(requested)
+    while waiting:
+        config = drafts[waiting.pop()].config
+        if config.needs_parent and config.parent is not None:
+            requested.append(trial_key(config.parent, identities.datasets))
+            waiting.append(requested[-1])
+    return drafts, frozenset(requested)
+
+
+def _arm_errors(arms: Mapping[str, Fields]) -> list[str]:
+    """Errors of the arms' own fields, for when base itself has errors."""
+    errors: list[str] = []
+    for name, own in arms.items():
+        try:
+            make_config({key: value for key, value in own.items() if key != "parent"}, f"arm {name}")
+        except InputError as error:
+            errors += error.errors
+    return errors
+
+
+def _sweep_identity(fields: Fields) -> Fields:
+    """What identifies a sweep: the fields of base and of its parents that are not the defaults, but neither seed nor threads.
+
+    So a field that is added to the config later leaves the ids of older sweeps as they were. Of the anomaly sets the headline
+    alone counts: a further one extends a sweep.
+    """
+    defaults = TrialConfig().fields()
+    fields = fields | {"anomaly_datasets": fields["anomaly_datasets"][:1]}
+    changed = {key: value for key, value in fields.items() if value != defaults[key] and key not in ("seed", "threads")}
+    return changed | ({} if fields["parent"] is None else {"parent": _sweep_identity(fields["parent"])})
+
+
+def _add_parents(drafts: dict[str, _Draft], datasets: Mapping[str, str]) -> None:
+    """Add the parents that are no arm of the grid, and their parents; each remembers the arms that need it."""
+    waiting = [(draft.arms[0], draft.config) for draft in drafts.values()]
+    while waiting:
+        name, config = waiting.pop(0)
+        if config.needs_parent and config.parent is not None:
+            draft = drafts.setdefault(trial_key(config.parent, datasets), _Draft(config.parent))
+            if not draft.arms and name not in draft.required_by:
+                draft.required_by.append(name)
+                waiting.append((name, config.parent))
+
+
+def _with_parent(fields: Fields, base_fields: Fields, where: str, depth: int = 0) -> TrialConfig:
+    """Validate a trial's fields after replacing the overrides under ``parent`` by the parent's whole config."""
+    overrides = fields.get("parent") or {}
+    if not isinstance(overrides, Mapping):
+        raise InputError(f"{where}: parent: a mapping of fields that override base's is needed, not {overrides!r}")
+    config = make_config({key: value for key, value in fields.items() if key != "parent"}, where)
+    if not config.needs_parent:
+        if overrides and config.method == "vicreg":
+            raise InputError(f"{where}: parent: pairing {config.pairing!r} needs no parent")
+        return config
+    inherited = {key: fields[key] for key in _FROM_CHILD if key in fields}
+    parent_fields = merge(base_fields | inherited, {key: value for key, value in overrides.items() if key != "parent"})
+    parent_fields.pop("parent", None)
+    if "parent" in overrides:
+        parent_fields["parent"] = overrides["parent"]
+    at = f"{where}, its parent"
+    of_base = PAIRINGS.get(str(base_fields.get("pairing")))
+    if depth > 0 and not overrides and of_base is not None and of_base.table == "parent":
+        raise InputError(
+            f"{at}: base's own pairing is {config.pairing!r}, which needs a parent without end; "
+            "say where it begins, e.g. parent: {pairing: augment}"
+        )
+    parent = _with_parent(parent_fields, base_fields, at, depth + 1)
+    return make_config(config.fields() | {"parent": parent.fields()}, where)
+
+
+def _identify(configs: Collection[TrialConfig], data_dir: Path) -> _Identities:
+    names: set[str] = set()
+    anomalies: set[str] = set()
+    for config in configs:
+        anomalies.update(config.anomaly_datasets)
+        ancestor: TrialConfig | None = config
+        while ancestor is not None:
+            names.add(ancestor.dataset)
+            ancestor = ancestor.parent
+    errors: list[str] = []
+    identities = _Identities({}, {})
+    for found, wanted, as_anomalies in ((identities.datasets, names, False), (identities.anomalies, anomalies, True)):
+        for name in sorted(wanted):
+            try:
+                found[name] = identify(name, data_dir, anomalies=as_anomalies)
+            except InputError as error:
+                errors += error.errors
+    if errors:
+        raise InputError(errors)
+    return identities
+
+
+def _finish_trial(
+    key: str, draft: _Draft, base: TrialConfig, identities: _Identities, validation_only: frozenset[str]
+) -> Trial:  # fmt: skip
+    config, datasets = draft.config, identities.datasets
+    resumable_from: list[tuple[int, str]] = []
+    if config.trained and config.schedule == "constant":
+        resumable_from = [(n, trial_key(config.replace(epochs=n), datasets)) for n in range(config.epochs - 1, 0, -1)
+                          if n > config.warmup_epochs or config.warmup_epochs == 0]  # fmt: skip
+    return Trial(
+        key=key,
+        config=config,
+        arm=draft.arms[0] if draft.arms else f"parent of {', '.join(draft.required_by)}",
+        aliases=tuple(draft.arms[1:]),
+        required_by=() if draft.arms else tuple(draft.required_by),
+        parent_key=trial_key(config.parent, datasets) if config.needs_parent and config.parent else None,
+        resumable_from=tuple(resumable_from),
+        untrained_key=trial_key(config.replace(method="untrained", parent=None), datasets) if config.trained else None,
+        data=datasets[config.dataset],
+        anomalies={name: identities.anomalies[name] for name in config.anomaly_datasets if name in identities.anomalies},
+        diff_from_base=_diff_from_base(config, base),
+        validation_only=bool(validation_only) and validation_only.issuperset(draft.arms or draft.required_by),
+    )
+
+
+def _diff_from_base(config: TrialConfig, base: TrialConfig) -> dict[str, tuple[Any, Any]]:
+    """Field -> (base's value, the config's own) where they differ; the seed aside."""
+    own, theirs = config.outcome_fields(), base.outcome_fields()
+    # Another method differs in all but the data, and the field `method` tells so.
+    names = [name for name in (own | theirs if config.method == base.method else own) if own.get(name) != theirs.get(name)]
+    diff = {name: (theirs.get(name), own.get(name)) for name in names if name != "seed"}
+    if config.needs_parent and config.parent is not None:
+        of_parent = config.parent.outcome_fields()
+        changed = {name: value for name, value in of_parent.items() if value != theirs.get(name) and name not in _FROM_CHILD}
+        if changed:
+            diff["parent"] = (None, changed)
+    return diff

@@ -1,0 +1,26 @@
+"""The command that was typed, and the commit of the code."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the commit of this code, or None outside of a git checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def command_line() -> str:
+    """Return the command that was typed, ready to be typed again."""
+    return shlex.join(["python", "sweeps/run.py", *sys.argv[1:]])

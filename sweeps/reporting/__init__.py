@@ -1,0 +1,1 @@
+"""From statements to what people look at: tables, the report, its figures."""

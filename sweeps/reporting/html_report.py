@@ -1,0 +1,81 @@
+"""``report.html``: the answer of a sweep on one page, in one file that needs no network."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+
+from core.atomic_files import atomic_write
+from core.config import digest
+from core.errors import InputError
+from sweeps.execution.callbacks import SweepCallback
+from sweeps.reporting.rendering import TEMPLATES, render
+from sweeps.reporting.report_content import build_content
+from sweeps.reporting.report_input import ReportInput
+from sweeps.storage.image_sets import Images, load_images
+from sweeps.storage.records import TrialStatus
+
+_ROOT = Path(__file__).parents[2]
+#: The code that decides what the page shows.
+_CODE = ("sweeps/formatting.py", "sweeps/analysis/*.py", "sweeps/reporting/*.py", "evaluation/*.py")
+
+
+class ReportPreloader(SweepCallback):
+    """Imports what a report is made with while the last figures are drawn: seconds in which the driver only waits."""
+
+    def on_all_trials_end(self) -> None:
+        """Import it."""
+        import jinja2  # noqa: F401
+        import scipy.stats  # noqa: F401
+
+        from evaluation import plot_style  # noqa: F401
+        from sweeps.reporting import arm_figures  # noqa: F401
+
+
+def write_report(path: Path, sweep: ReportInput, data_dir: Path, images: Images | None = None) -> Path:
+    """Write the page, whole or not at all; a page that is there already and shows the same is left as it is.
+
+    Args:
+        path: where to.
+        sweep: what it is about.
+        data_dir: where the images are; if they cannot be loaded, pictures of them are left out.
+        images: those that are loaded already.
+
+    Returns:
+        The path.
+    """
+    mark = f"<!-- {_fingerprint(sweep)} -->"
+    with suppress(OSError), path.open(encoding="utf-8") as file:
+        if file.read(len(mark)) == mark:
+            return path
+    done = [record.trial for record in sweep.records if record.status == TrialStatus.DONE]
+    if images is None or not images.cover(done):
+        try:
+            images = load_images(done, data_dir)
+        except InputError:
+            images = None
+    text = render("report.html.j2", **vars(build_content(sweep, images)))
+    with atomic_write(path) as temporary:
+        # Without the mark where pictures are missing: the next command then tries again.
+        temporary.write_text(f"{mark}\n{text}" if images is not None else text, encoding="utf-8")
+    return path
+
+
+def _fingerprint(sweep: ReportInput) -> str:
+    """A digest of all that the page shows, and of the code that makes it."""
+    shown = [
+        [
+            r.trial.key, r.trial.title, r.trial.aliases, r.status, r.reason, dict(r.metrics),
+            sorted(sweep.snapshot.state(r.trial.key).figures(r.trial)),
+        ]
+        for r in sweep.records
+    ]  # fmt: skip
+    code = [*TEMPLATES.iterdir(), *(path for pattern in _CODE for path in _ROOT.glob(pattern))]
+    result = sweep.search_result
+    return digest([
+        shown, sweep.plan.grid.model_dump(mode="json"), sweep.introduction, sweep.commit, sweep.problems,
+        [vars(contrast) for contrast in sweep.contrasts], sweep.test.name,
+        None if result is None else [result.rows(), result.importances],
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(code)],
+    ])  # fmt: skip

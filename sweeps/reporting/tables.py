@@ -1,0 +1,174 @@
+"""From records to what people read: the table at the end, and CSV files of everything."""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from statistics import mean, stdev
+
+from rich.table import Table
+
+from core.atomic_files import atomic_write
+from evaluation.evaluate import METRICS
+from sweeps.analysis.arm_summary import ArmSummary, deviation, summarize
+from sweeps.analysis.contrasts import Contrast
+from sweeps.analysis.search_result import SearchResult
+from sweeps.planning.trial import Plan
+from sweeps.storage.records import TrialRecord, TrialStatus
+
+_LOST = (TrialStatus.FAILED, TrialStatus.SKIPPED)
+#: Columns of the printed table, the three that matter most first.
+COLUMNS = (
+    "probe_accuracy",
+    "anomaly_auc",
+    "silhouette",
+    "probe_accuracy_study",
+    "projection_std",
+    "collapse_indicators",
+)
+
+
+def columns_of(plan: Plan) -> list[str]:
+    """Return the metrics of the sweep's tables: the primary one first where it is none of COLUMNS."""
+    return list(dict.fromkeys(COLUMNS if plan.grid.primary in COLUMNS else (plan.grid.primary, *COLUMNS)))
+
+
+def table(plan: Plan, summaries: Sequence[ArmSummary], verdicts: Mapping[str, str]) -> Table:
+    """Return the table at the end: mean and, over several seeds, deviation; and each arm's verdict, if any."""
+    shown = Table(title=f"{plan.sweep_id}: {plan.grid.question}", title_justify="left")
+    shown.add_column("arm", no_wrap=True)
+    shown.add_column("n", justify="right")
+    for name in columns_of(plan):
+        shown.add_column(name.replace("_", " "), justify="right")
+    if verdicts:
+        shown.add_column(f"{plan.grid.primary.replace('_', ' ')} to base")
+    if any(summary.state != TrialStatus.DONE for summary in summaries):
+        shown.add_column("state")
+    for summary in summaries:
+        cells = [summary.arm, str(len(summary.done))]
+        cells += [cell(summary, name) for name in columns_of(plan)]
+        cells += [verdicts.get(summary.arm, "")] if verdicts else []
+        if len(shown.columns) > len(cells):
+            lost = next(
+                (record.reason for record in summary.records if record.status in (TrialStatus.FAILED, TrialStatus.SKIPPED)),
+                None,
+            )
+            cells.append(summary.state + (f": {textwrap.shorten(lost, 60)}" if lost else ""))
+        shown.add_row(*cells)
+    return shown
+
+
+def cell(summary: ArmSummary, name: str) -> str:
+    """Return a metric of an arm for people: mean and, over several seeds, standard deviation; ``-`` where there is none."""
+    values = summary.values(name)
+    if not values:
+        return "-"
+    if name == "collapse_indicators" and len(set(values)) == 1:
+        return f"{values[0]:.0f} of 3"
+    spread = deviation(values)
+    return f"{mean(values):.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+
+
+def write_tables(folder: Path, plan: Plan, records: Sequence[TrialRecord]) -> list[Path]:
+    """Write ``table.csv`` (an arm a row: mean, deviation, n of every metric), ``trials.csv`` (a trial a row), ``table.tex``.
+
+    Returns:
+        Their paths.
+    """
+    names = list(dict.fromkeys(name for name in METRICS) | dict.fromkeys(name for r in records for name in r.metrics))
+    by_arm = [["arm", "state", *(f"{name} {what}" for name in names for what in ("mean", "sd", "n"))]]
+    for summary in summarize(records):
+        row = [summary.arm, summary.state]
+        for name in names:
+            values = summary.values(name)
+            spread = deviation(values)
+            row += [repr(mean(values)) if values else "", "" if spread is None else repr(spread), str(len(values))]
+        by_arm.append(row)
+    by_trial = [["arm", "seed", "key", "status", "reason", "train seconds", "epochs trained", "device", *names]]
+    for record in records:
+        trial, training = record.trial, record.training
+        seed = str(trial.config.seed) if trial.config.has_encoder else ""
+        run = [f"{training.seconds:.2f}", str(training.epochs_trained), training.device] if training else ["", "", ""]
+        values_of = [repr(record.metrics[name]) if name in record.metrics else "" for name in names]
+        by_trial.append([", ".join(trial.arms), seed, trial.key, record.status, record.reason or "", *run, *values_of])
+    texts = {"table.csv": _csv(by_arm), "trials.csv": _csv(by_trial), "table.tex": latex(plan, summarize(records))}
+    return [_write(folder / name, text) for name, text in texts.items()]
+
+
+def write_contrasts(path: Path, found: Sequence[Contrast]) -> Path:
+    """Write the contrasts as CSV, one arm a row; return the path."""
+    names = [field.name for field in fields(Contrast)]
+    rows = [names]
+    for contrast in found:
+        values = [getattr(contrast, name) for name in names]
+        rows.append(["" if v is None else " to ".join(map(repr, v)) if isinstance(v, tuple) else v for v in values])
+    return _write(path, _csv(rows))
+
+
+def write_points(path: Path, result: SearchResult) -> Path:
+    """Write a search's points as CSV; return the path."""
+    head, rows = result.rows()
+    return _write(path, _csv([head, *rows]))
+
+
+def points_table(result: SearchResult) -> Table:
+    """Return the table of a search's points for the console."""
+    objectives = result.search.objectives
+    shown = Table(title=f"points of the search for {' and '.join(objectives)}", title_justify="left")
+    head, rows = result.rows()
+    for name in head:
+        shown.add_column(name)
+    for row in rows:
+        cells = zip(head, row, strict=True)
+        shown.add_row(*(f"{float(text):.4f}" if name in objectives and text else text for name, text in cells))
+    return shown
+
+
+def _write(path: Path, text: str) -> Path:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
+    return path
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def latex(plan: Plan, summaries: Sequence[ArmSummary]) -> str:
+    """Return the table of the main columns for LaTeX; it needs the package booktabs."""
+    columns = columns_of(plan)
+    head = ["arm", "n", *(name.replace("_", " ") for name in columns)]
+    question = " ".join(plan.grid.question.split())
+    lines = [f"% {plan.sweep_id}: {question}", rf"\begin{{tabular}}{{lr{'r' * len(columns)}}}", r"\toprule"]
+    lines += [" & ".join(map(_tex, head)) + r" \\", r"\midrule"]
+    for summary in summaries:
+        done = len(summary.done)
+        lines.append(" & ".join(map(_tex, [summary.arm, str(done), *(cell(summary, name) for name in columns)])) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _tex(text: str) -> str:
+    """Escape what LaTeX would read as commands."""
+    special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
+
+
+def parent_metrics(plan: Plan, records: Sequence[TrialRecord]) -> dict[str, float]:
+    """Return the metrics of the sweep's parent run: how its trials ended, and each arm's mean, deviation and n."""
+    metrics = {f"trials_{status}": float(sum(record.status == status for record in records))
+               for status in (TrialStatus.DONE, TrialStatus.FAILED, TrialStatus.SKIPPED)}  # fmt: skip
+    for summary in summarize(records):
+        for name in columns_of(plan):
+            values = summary.values(name)
+            if values:
+                metrics[f"{summary.arm}/{name}"] = mean(values)
+                metrics[f"{summary.arm}/{name}/n"] = float(len(values))
+            if len(values) > 1:
+                metrics[f"{summary.arm}/{name}/sd"] = stdev(values)
+    return metrics

@@ -1,0 +1,1 @@
+"""What trials leave behind, and where: records, the trial store, image sets."""

@@ -1,0 +1,82 @@
+"""The images of a sweep: loaded once by the driver, all faults at once, and shared by its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from core.config import TrialConfig, check_sizes
+from core.datasets import ImageSet, Splits, load_anomalies, load_splits, load_validation_anomalies
+from core.errors import InputError
+from sweeps.planning.trial import Trial
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Images:
+    """All image sets of a sweep, loaded once by the driver and shared by the workers of a machine without a copy.
+
+    Attributes:
+        splits: (dataset, train_subset) -> train, validation, test.
+        anomalies: anomaly set -> its images.
+        validation_anomalies: headline anomaly set -> its images for validation, None where it has none.
+    """
+
+    splits: Mapping[tuple[str, int | None], Splits]
+    anomalies: Mapping[str, ImageSet]
+    validation_anomalies: Mapping[str, ImageSet | None] = field(default_factory=dict)
+
+    def of(self, config: TrialConfig) -> Splits:
+        """Return a config's own images."""
+        return self.splits[config.dataset, config.train_subset]
+
+    def cover(self, trials: Iterable[Trial]) -> bool:
+        """Whether all of the trials' image sets are here."""
+        configs = [trial.config for trial in trials]
+        return all(
+            (c.dataset, c.train_subset) in self.splits and set(c.anomaly_datasets) <= set(self.anomalies) for c in configs
+        )
+
+
+def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
+    """Load every image set that the trials need, their parents' included.
+
+    Raises:
+        InputError: with all errors of the image sets, and of configs that do not fit their sizes.
+    """
+    configs = [config for trial in trials for config in _lineage(trial.config)]
+    errors: list[str] = []
+
+    def collect(task: Callable[[], T]) -> T | None:
+        try:
+            return task()
+        except InputError as error:
+            errors.extend(error.errors)
+            return None
+
+    wanted = dict.fromkeys((config.dataset, config.train_subset) for config in configs)
+    splits = {which: collect(partial(_splits, which[0], data_dir, which[1])) for which in wanted}
+    names = dict.fromkeys(name for config in configs for name in config.anomaly_datasets)
+    anomalies = {name: collect(partial(load_anomalies, name, data_dir)) for name in names}
+    headlines = dict.fromkeys(config.anomaly_datasets[0] for config in configs if config.anomaly_datasets)
+    validation = {name: collect(partial(load_validation_anomalies, name, data_dir)) for name in headlines}
+    loaded = {which: found for which, found in splits.items() if found is not None}
+    for config in configs if not errors else ():
+        collect(partial(check_sizes, config, loaded[config.dataset, config.train_subset]))
+    if errors:
+        raise InputError(list(dict.fromkeys(errors)))
+    return Images(loaded, {name: found for name, found in anomalies.items() if found is not None}, validation)
+
+
+def _splits(dataset: str, data_dir: Path, subset: int | None) -> Splits:
+    splits = load_splits(dataset, data_dir, subset)
+    _ = splits.train.channels  # computed once here, for all trials
+    return splits
+
+
+def _lineage(config: TrialConfig) -> list[TrialConfig]:
+    return [config] + (_lineage(config.parent) if config.parent is not None else [])

@@ -1,0 +1,89 @@
+"""Where results go: a folder, or the URL of an object store (``s3://bucket/results``, ``gs://...``, by fsspec)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+from core.atomic_files import is_remote
+from core.errors import InputError
+
+
+def storage_path(text: str) -> Path:
+    """What ``--storage`` names.
+
+    Raises:
+        argparse.ArgumentTypeError: if nothing installed knows the URL's kind.
+    """
+    scheme, found, rest = text.partition("://")
+    if not found or scheme == "file":
+        return Path(rest if found else text)
+    from upath import UPath
+
+    try:
+        # A listing that fsspec remembers would hide what others have written since.
+        path = UPath(text, use_listings_cache=False)
+        _ = path.fs
+    except (ImportError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+    return cast(Path, path)
+
+
+def check_folder(flag: str, path: Path, *, write: bool = True) -> None:
+    """Raises InputError if nothing can be read, or written, below a folder (which need not be there yet) or behind a URL."""
+    if is_remote(path):
+        marker = path / f".marker-{uuid.uuid4().hex[:8]}"
+        try:
+            if write:
+                marker.write_text(marker.name)
+                marker.unlink()
+            else:
+                marker.is_file()
+        except Exception as error:  # whatever a store's library raises
+            raise InputError(f"{flag} {path}: it cannot be {'written to' if write else 'read'} ({_reason(error)})") from None
+        return
+    existing = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
+    if write and (not existing.is_dir() or not os.access(existing, os.W_OK)):
+        raise InputError(f"{flag} {path}: {existing} is no folder that can be written to")
+
+
+def reply_to_probe(storage: Path, question: str, node: str) -> str | None:
+    """Reads a marker in the storage and writes another; run on every node. Why it cannot, or None."""
+    try:
+        text = (storage / question).read_text()
+        (storage / f"{question}-{node}").write_text(f"{text} {node}")
+    except Exception as error:  # whatever a file system or a store's library raises
+        return _reason(error)
+    return None
+
+
+class StorageProbe:
+    """A file in the storage that every node reads, and answers by one of its own."""
+
+    def __init__(self, storage: Path) -> None:
+        self._storage = storage
+        self.name = f".marker-{uuid.uuid4().hex[:12]}"
+
+    def __enter__(self) -> StorageProbe:
+        (self._storage / self.name).write_text(self.name)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for path in list(self._storage.glob(f"{self.name}*")):
+            with suppress(OSError):
+                path.unlink()
+
+    def answered(self, node: str) -> bool:
+        """Whether a node's answer is here."""
+        with suppress(OSError):
+            return (self._storage / f"{self.name}-{node}").read_text() == f"{self.name} {node}"
+        return False
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,0 +1,92 @@
+"""What is known of a trial: its training, its numbers, its status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from sweeps.planning.trial import Trial
+
+
+class TrialStatus(StrEnum):
+    """Where a trial stands. The values are written to tables, to ``sweep.json`` and to MLflow.
+
+    ::
+
+        PENDING ──> DONE      trained and evaluated
+           ├──────> FAILED    an error, or its worker died too often; the next command tries it again
+           ├──────> SKIPPED   its parent failed
+           └──────> PRUNED    stopped early by a search; it has no numbers
+    """
+
+    PENDING = "open"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    PRUNED = "stopped"
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What is known of a finished training.
+
+    Attributes:
+        history: one record for each epoch.
+        pairs: statistics of the training pairs, or None.
+        seconds: time spent on this trial's own epochs, or on fitting PCA or eigenmaps; 0 for rows that do neither.
+        epochs_trained: epochs trained for this trial; fewer than its epochs where it continued another.
+        device: kind of device, e.g. "cpu (Intel ...)".
+        threads: CPU threads.
+        versions: package -> version, of the packages that compute.
+        finished: Unix time.
+    """
+
+    history: tuple[dict[str, float], ...]
+    pairs: dict[str, float] | None
+    seconds: float
+    epochs_trained: int
+    device: str
+    threads: int
+    versions: dict[str, str]
+    finished: float
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """The outcome of one computation: of a metric, of per-image arrays, or of a figure.
+
+    Attributes:
+        value: the number; None where the metric does not apply; 1 for arrays or a figure that has a file.
+        problem: why there is no value, or None.
+        time: Unix time of the computation.
+        again: True if the problem is a defect of the metric or figure, which the next command tries again.
+    """
+
+    value: float | None
+    problem: str | None
+    time: float
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as reports and MLflow see it.
+
+    Attributes:
+        trial: the planned trial.
+        status: where it stands.
+        training: None until it is trained.
+        metrics: name -> number, those that apply; the headline anomaly set's also under the bare names.
+        problems: name -> why there is no number.
+        evaluated: Unix time at which the last metric was stored.
+        reason: why it failed, was skipped or was stopped.
+    """
+
+    trial: Trial
+    status: TrialStatus
+    training: TrainingRecord | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    evaluated: float = 0.0
+    reason: str | None = None

@@ -1,0 +1,1 @@
+"""What to run next: further seeds, or points of a search."""

@@ -1,0 +1,266 @@
+"""A search's memory: an Optuna study in a journal file. A process may die at any instant; no finished point is lost.
+
+Only drivers write to it, one at a time (flock, so a dead driver's lock is free at once). A point's config is in the journal
+before it runs; a driver that comes later runs what one before it left half done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.atomic_files import atomic_write, ensure_dir, file_lock, is_remote
+from core.config import digest
+from core.errors import InputError
+from sweeps.analysis.search_result import REDUCTION, PointState, SearchPoint
+from sweeps.planning.search_space import Range, SearchSpec, objective_directions
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class Study:
+    """The points that were tried, and what to try next (TPE, Bergstra et al. 2011; several objectives: Ozaki et al. 2022)."""
+
+    def __init__(self, path: Path, search: SearchSpec, seed: int, *, epochs: int = 1) -> None:
+        """Open or create the study at ``path``, for trials of so many epochs (which early stopping needs)."""
+        import optuna
+        from optuna.storages.journal import JournalStorage
+
+        optuna.logging.set_verbosity(logging.WARNING)
+        self._search = search
+        backend: Any = _RemoteJournal(path) if is_remote(path) else _journal(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of features that Optuna calls experimental
+            self._study = optuna.create_study(
+                storage=JournalStorage(backend),
+                study_name="search",
+                directions=[objective_directions()[name] for name in search.objectives],
+                load_if_exists=True,
+            )
+            # A study that goes on must not draw what it drew at its beginning.
+            self._study.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=max(3, min(10, search.trials // 2)),
+                multivariate=True,
+                constant_liar=True,
+                constraints_func=lambda trial: [float(trial.user_attrs.get("infeasible", 0.0))],
+                seed=int(digest([seed, len(self._study.trials)])[:8], 16),
+            )
+        self._study.pruner = optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=next(iter(rung_epochs(epochs)), 1), reduction_factor=REDUCTION
+        )
+        self._live: dict[int, optuna.Trial] = {}
+
+    @property
+    def points(self) -> list[SearchPoint]:
+        """All points so far."""
+        return [_point(trial) for trial in self._study.get_trials(deepcopy=False) if trial.state.name != "WAITING"]
+
+    @property
+    def best_points(self) -> list[SearchPoint]:
+        """The best feasible point, or with several objectives the Pareto front; of points with equal values the first."""
+        front = [point for trial in self._study.best_trials if (point := _point(trial)).state == "done"]
+        distinct = {point.values: point for point in sorted(front, key=lambda point: point.number, reverse=True)}
+        return sorted(distinct.values(), key=lambda point: point.number)
+
+    def begin_with(self, params: Mapping[str, Any]) -> None:
+        """Enqueue the first point, where the study is new."""
+        if not self._study.get_trials(deepcopy=False):
+            self._study.enqueue_trial(dict(params))
+
+    def enqueue(self, params: Mapping[str, Any]) -> None:
+        """Enqueue a failed point again."""
+        self._study.enqueue_trial(dict(params))
+
+    def waiting(self) -> list[dict[str, Any]]:
+        """Return the params of the enqueued points."""
+        return [
+            dict(trial.system_attrs.get("fixed_params", {}))
+            for trial in self._study.get_trials(deepcopy=False)
+            if trial.state.name == "WAITING"
+        ]
+
+    def unfinished(self) -> list[SearchPoint]:
+        """Return the points that a driver began and did not finish; those whose params are incomplete are marked as failed."""
+        found = []
+        for point in self.points:
+            if point.state != "running":
+                continue
+            if set(point.params) == set(self._search.space):
+                found.append(point)
+            else:
+                self.fail(point.number, "its driver ended before it was decided on")
+        return found
+
+    def ask(self) -> SearchPoint:
+        """Draw a new point."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trial = self._study.ask()
+            for name, choices in self._search.space.items():
+                if not isinstance(choices, Range):
+                    trial.suggest_categorical(name, choices)
+                elif choices.whole:
+                    trial.suggest_int(name, int(choices.low), int(choices.high), log=choices.log)
+                else:
+                    trial.suggest_float(name, choices.bottom, choices.high, log=choices.log)
+        return SearchPoint(trial.number, dict(trial.params), (), "running")
+
+    def tell(self, number: int, values: Sequence[float], infeasible: float, reason: str = "") -> None:
+        """Mark a point as done.
+
+        Args:
+            number: its number.
+            values: of the objectives.
+            infeasible: how far it collapsed; 0 if it did not.
+            reason: why it is infeasible, if so.
+        """
+        self._attribute(number, "infeasible", infeasible)
+        self._attribute(number, "reason", reason)
+        self._study.tell(number, values=list(values), skip_if_finished=True)
+
+    def fail(self, number: int, reason: str) -> None:
+        """Mark a point as failed: it has no values."""
+        self._end(number, "FAIL", reason)
+
+    def stop(self, number: int, reason: str) -> None:
+        """Mark a point as stopped early."""
+        self._end(number, "PRUNED", reason)
+
+    def should_prune(self, number: int, epoch: int, value: float) -> bool:
+        """Report a value at a rung; return whether the point is among those to stop (ASHA, Li et al. 2020)."""
+        import optuna
+
+        trial = self._live.setdefault(number, optuna.Trial(self._study, self._ids[number]))
+        trial.report(value, epoch)
+        return bool(trial.should_prune())
+
+    @property
+    def _ids(self) -> dict[int, int]:
+        return {trial.number: trial._trial_id for trial in self._study.get_trials(deepcopy=False)}
+
+    def _attribute(self, number: int, name: str, value: Any) -> None:
+        if self._study.get_trials(deepcopy=False)[number].state.name == "RUNNING":
+            self._study._storage.set_trial_user_attr(self._ids[number], name, value)
+
+    def _end(self, number: int, state: str, reason: str) -> None:
+        import optuna
+
+        self._attribute(number, "reason", reason)
+        if self._study.get_trials(deepcopy=False)[number].state.name == "RUNNING":
+            self._study._storage.set_trial_state_values(self._ids[number], optuna.trial.TrialState[state])
+
+    def importances(self) -> list[dict[str, float]]:
+        """Return, objective by objective, how much of its variance each field accounts for (fANOVA, Hutter et al. 2014).
+
+        Empty where there are fewer than four points with values, or they do not differ.
+        """
+        import optuna
+
+        complete = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+        found: list[dict[str, float]] = []
+        for i in range(len(self._search.objectives)):
+            if len(complete) < 4 or len({trial.values[i] for trial in complete}) < 2:
+                found.append({})
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+                target = partial(_value, i)
+                try:
+                    found.append(dict(optuna.importance.get_param_importances(self._study, evaluator=evaluator, target=target)))
+                except (RuntimeError, ValueError):  # no field has two values among them
+                    found.append({})
+        return found
+
+
+def rung_epochs(epochs: int) -> list[int]:
+    """Return the epochs after which ASHA looks: powers of REDUCTION times the first that leaves three rungs."""
+    first = max(1, epochs // REDUCTION**2)
+    found, at = [], first
+    while at < epochs:
+        found.append(at)
+        at *= REDUCTION
+    return found
+
+
+def _point(trial: Any) -> SearchPoint:
+    states: dict[str, PointState] = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running"}
+    state, reason = states[trial.state.name], str(trial.user_attrs.get("reason", ""))
+    if state == "done" and trial.user_attrs.get("infeasible", 0.0) > 0:
+        state = "infeasible"
+    values = tuple(trial.values) if trial.state.name == "COMPLETE" else ()
+    return SearchPoint(trial.number, dict(trial.params), values, state, reason)
+
+
+def _value(objective: int, trial: Any) -> float:
+    return float(trial.values[objective])
+
+
+def _journal(path: Path) -> Any:
+    """Optuna's journal in a file; one driver writes at a time."""
+    from optuna.storages.journal import JournalFileBackend
+
+    ensure_dir(path.parent)
+    lock = _Flock(path.with_suffix(".lock"))
+    with lock.held():
+        _mend(path)
+    return JournalFileBackend(str(path), lock_obj=lock)  # type: ignore[arg-type]
+
+
+class _RemoteJournal:
+    """Optuna's journal behind a URL, where nothing can be appended to or locked: one driver alone, the whole file each time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines = self._there()
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._lines[log_number_from:]]
+
+    def _there(self) -> list[str]:
+        return self._path.read_text().splitlines() if self._path.is_file() else []
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._there() != self._lines:
+            raise InputError(f"{self._path}: another command continues this search; run one at a time where a URL keeps it")
+        self._lines += [json.dumps(log, separators=(",", ":")) for log in logs]
+        with atomic_write(self._path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in self._lines))
+
+
+def _mend(path: Path) -> None:
+    """Cut off a last line that was not written to its end (a full disk, a power cut): Optuna would raise over it."""
+    if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with path.open("rb+") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+class _Flock:
+    """A lock of the operating system behind Optuna's interface."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: AbstractContextManager[None] | None = None
+
+    def acquire(self) -> bool:
+        self._held = file_lock(self._path)
+        self._held.__enter__()
+        return True
+
+    def release(self) -> None:
+        if self._held is not None:
+            self._held.__exit__(None, None, None)
+            self._held = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock for the length of a block."""
+        with file_lock(self._path):
+            yield

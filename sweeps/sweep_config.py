@@ -1,0 +1,362 @@
+"""A checked command: everything that can be wrong is found here, all at once, before anything is started or written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from core.atomic_files import is_remote, load_json
+from core.config import PROFILES
+from core.errors import InputError
+from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, PAIRED_T_TEST, SeedTest
+from sweeps.command_line import CommandLine
+from sweeps.execution.machine import cluster_address, cpu_flags, gpus_of_this_machine, is_submitted
+from sweeps.execution.options import ExecutionOptions
+from sweeps.planning.arms import parse_settings
+from sweeps.planning.grid import Fields, Grid
+from sweeps.planning.grid_file import list_grids, load_grid
+from sweeps.planning.planner import Planner
+from sweeps.planning.trial import Plan
+from sweeps.storage.location import check_folder
+from sweeps.storage.trial_state import StoreSnapshot
+from sweeps.storage.trial_store import TrialStore
+from sweeps.tracking import uri
+
+T = TypeVar("T")
+
+#: A file in the folder of a sweep for which ``--until-decided`` was used.
+UNTIL_DECIDED_MARK = "until-decided.json"
+#: With fewer seeds than this the anytime-valid test can decide nothing.
+FIRST_SEEDS = 3
+_PROFILES = ("auto", *PROFILES)
+
+
+@dataclass(frozen=True)
+class SeedBudget:
+    """What a command may spend on further seeds.
+
+    Attributes:
+        text: as given.
+        amount: seconds of wall time, or hours of cores or GPUs.
+        unit: ``wall``, ``core`` or ``gpu``.
+    """
+
+    text: str
+    amount: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A checked command.
+
+    Attributes:
+        grid: the grid.
+        plan: what it asks for at first.
+        planner: makes further plans of the same sweep.
+        snapshot: what the storage holds.
+        storage: where results go.
+        data_dir: where data sets are.
+        tracking_uri: MLflow's database or server.
+        address: of a Ray cluster; None: this machine alone.
+        gpus_per_trial: share of a GPU for each trial; 0: CPUs only.
+        deterministic: whether results are bit-equal on GPUs too.
+        dry_run: show the plan and its cost, run nothing.
+        report_only: make tables and report from what is done, train nothing.
+        introduction: which profile, and why.
+        budget: for seeds that are added until everything is decided, else None.
+        test: how differences between seeds are tested.
+    """
+
+    grid: Grid
+    plan: Plan
+    planner: Planner
+    snapshot: StoreSnapshot
+    storage: Path
+    data_dir: Path
+    tracking_uri: str
+    address: str | None
+    gpus_per_trial: float
+    deterministic: bool
+    dry_run: bool
+    report_only: bool
+    introduction: str
+    budget: SeedBudget | None
+    test: SeedTest
+
+    @property
+    def sweep_folder(self) -> Path:
+        """Where the tables and the report go."""
+        return self.storage / "sweeps" / self.plan.sweep_id
+
+    @property
+    def execution(self) -> ExecutionOptions:
+        """How and where plans are run."""
+        return ExecutionOptions(
+            self.storage, self.data_dir, self.address, self.gpus_per_trial, self.deterministic,
+            more_plans=self.budget is not None or self.grid.search is not None,
+        )  # fmt: skip
+
+
+class _Errors:
+    """Collects the errors of several checks."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def collect(self, check: Callable[[], T], otherwise: T) -> T:
+        """Return what a check returns, or ``otherwise`` where it raises InputError."""
+        try:
+            return check()
+        except InputError as error:
+            self.found.extend(error.errors)
+            return otherwise
+
+    def raise_if_any(self) -> None:
+        """Raise InputError with all errors so far, each once."""
+        if self.found:
+            raise InputError(list(dict.fromkeys(self.found)))
+
+
+def check(command: CommandLine) -> SweepConfig:
+    """Check everything that can be checked before anything is started or written.
+
+    Raises:
+        InputError: with all errors.
+    """
+    if command.grid is None:
+        raise InputError(f"--grid is missing; there are {', '.join(list_grids())}, or name a .yaml file")
+    errors, address = _Errors(), cluster_address(command.address)
+    name = command.grid
+    loaded: Grid | None = errors.collect(lambda: load_grid(name), None)
+    settings: Fields = errors.collect(lambda: parse_settings(command.settings), {})
+    seeds = errors.collect(lambda: _seeds(command.seeds), None)
+    budget = errors.collect(lambda: _budget(command), None)
+    grid = None if loaded is None else errors.collect(partial(_with_search_flags, loaded, command, seeds), loaded)
+    tracking_uri = _check_places(command, errors)
+    errors.found += _profile_errors(command, address)
+    if grid is None or command.profile not in _PROFILES:
+        raise InputError(errors.found)
+
+    gpus, scales = _cluster_gpus(address) if address and not errors.found else (gpus_of_this_machine(), False)
+    profile, introduction = _choose_profile(command.profile, gpus)
+    errors.found += _gpu_errors(command.gpus_per_trial, gpus, scales)
+    gpus_per_trial = (1.0 if gpus else 0.0) if command.gpus_per_trial is None else command.gpus_per_trial
+    arms = errors.collect(lambda: _arms(command.arms), None)
+    planner = Planner(
+        profile, settings, command.data_dir, gpu=gpus_per_trial > 0, cpu_flags=cpu_flags(),
+        earlier_seeds=partial(_earlier_seeds, command.storage),
+    )  # fmt: skip
+    first_seeds = _first_seeds(seeds or grid.seeds, budget)
+    plan = errors.collect(lambda: planner.plan(grid, seeds=first_seeds, arms=arms or None), None)
+    errors.raise_if_any()
+    assert plan is not None
+    errors.found += _space_errors(grid, settings, plan, planner, first_seeds) + _budget_errors(budget, gpus_per_trial)
+    errors.raise_if_any()
+    marked = (command.storage / "sweeps" / plan.sweep_id / UNTIL_DECIDED_MARK).is_file()
+    return SweepConfig(
+        grid=grid,
+        plan=plan,
+        planner=planner,
+        snapshot=StoreSnapshot(TrialStore(command.storage)),
+        storage=command.storage,
+        data_dir=command.data_dir,
+        tracking_uri=tracking_uri,
+        address=address,
+        gpus_per_trial=gpus_per_trial,
+        deterministic=command.deterministic,
+        dry_run=command.dry_run,
+        report_only=command.report_only,
+        introduction=introduction,
+        budget=budget,
+        test=ANYTIME_VALID_T_TEST if marked or (budget is not None and not command.report_only) else PAIRED_T_TEST,
+    )
+
+
+def _check_places(command: CommandLine, errors: _Errors) -> str:
+    """Check storage, data folder and MLflow's place; return MLflow's URI."""
+    tracking_uri = errors.collect(lambda: command.tracking_uri or uri.default_uri(command.storage), "")
+    if not command.dry_run and tracking_uri:
+        errors.collect(lambda: uri.check_uri(tracking_uri), None)
+    errors.collect(lambda: check_folder("--storage", command.storage, write=not command.dry_run), None)
+    if is_remote(command.storage):
+        errors.raise_if_any()  # planning reads the storage
+    errors.collect(lambda: check_folder("--data", command.data_dir), None)
+    return tracking_uri
+
+
+def _profile_errors(command: CommandLine, address: str | None) -> list[str]:
+    errors = []
+    if command.profile not in _PROFILES:
+        errors.append(f"--profile {command.profile}: choose from {', '.join(_PROFILES)}")
+    if address:
+        errors += _cluster_errors(command, address)
+    if command.gpus_per_trial is not None and command.gpus_per_trial < 0:
+        errors.append(f"--gpus-per-trial {command.gpus_per_trial}: a share of 0 or more is needed")
+    return errors
+
+
+def _first_seeds(seeds: tuple[int, ...], budget: SeedBudget | None) -> tuple[int, ...]:
+    """The seeds of the first plan: at least FIRST_SEEDS where seeds are added until everything is decided."""
+    if budget is None or len(seeds) >= FIRST_SEEDS:
+        return seeds
+    return tuple(dict.fromkeys((*seeds, *range(FIRST_SEEDS))))[:FIRST_SEEDS]
+
+
+def _space_errors(grid: Grid, settings: Fields, plan: Plan, planner: Planner, seeds: Sequence[int]) -> list[str]:
+    """Values of a search's space that no config can have, and what else does not fit together with it."""
+    search, base = grid.search, plan.base
+    if search is None:
+        return []
+    names = {key.removesuffix("/lambda").split(".")[0] for key in search.space}
+    errors = [f"--set {key}: the search varies it" for key in settings if key in names]
+    if base.lambda_ == 0 and any(key.endswith("/lambda") for key in search.space):
+        errors.append(f"grid {grid.name}: search.space: a ratio to lambda needs a lambda above 0")
+    if "validation_anomaly_auc" in search.objectives and not base.anomaly_datasets:
+        errors.append(f"grid {grid.name}: search.objectives: validation_anomaly_auc needs an anomaly set, there is none")
+    if errors:
+        return errors
+    for extreme in search.extremes():
+        ((key, _),) = extreme.items()
+        try:
+            fields = search.fields(extreme, base)
+            planner.plan(grid.model_copy(update={"arms": {"probe": fields}}), seeds=seeds, arms=["probe"])
+        except InputError as error:
+            where = f"grid {grid.name}, arm probe: "
+            errors += [f"grid {grid.name}: search.space.{key}: {text.removeprefix(where)}" for text in error.errors]
+    return errors
+
+
+_BUDGET = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<unit>s|m|min|h|(core|gpu)-?(h|hours?))", re.IGNORECASE)
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+def _budget(command: CommandLine) -> SeedBudget | None:
+    """``30m`` or ``2h`` of wall time, ``4core-h`` or ``1.5gpu-h`` of work."""
+    if not command.until_decided:
+        if command.budget is not None:
+            raise InputError("--budget: it goes with --until-decided, which it limits")
+        return None
+    if command.budget is None:
+        raise InputError("--until-decided: say what it may cost with --budget, e.g. 30m, 2h, 4core-h or 1.5gpu-h")
+    found = _BUDGET.fullmatch(command.budget.strip())
+    if found is None or float(found["amount"]) == 0:
+        raise InputError(f"--budget {command.budget}: give a time, e.g. 30m, 2h, 4core-h or 1.5gpu-h")
+    unit, amount = found["unit"].lower(), float(found["amount"])
+    if unit in _SECONDS:
+        return SeedBudget(command.budget, amount * _SECONDS[unit], "wall")
+    return SeedBudget(command.budget, amount, unit[:4] if unit.startswith("core") else "gpu")
+
+
+def _budget_errors(budget: SeedBudget | None, gpus_per_trial: float) -> list[str]:
+    if budget is None or budget.unit == "wall" or (budget.unit == "gpu") == (gpus_per_trial > 0):
+        return []
+    return [f"--budget {budget.text}: the trials run on {'GPUs' if gpus_per_trial else 'cores'}, whose hours count"]
+
+
+def _with_search_flags(grid: Grid, command: CommandLine, seeds: Sequence[int] | None) -> Grid:
+    """The grid with what the command line says of its search."""
+    given = {
+        "--search-trials": command.search_trials, "--objectives": command.objectives,
+        "--early-stopping": command.early_stopping or None,
+    }  # fmt: skip
+    if grid.search is None:
+        errors = [f"{flag}: grid {grid.name} searches nothing" for flag, value in given.items() if value is not None]
+        if errors:
+            raise InputError(errors)
+        return grid
+    errors = []
+    if command.until_decided:
+        errors.append(f"--until-decided: grid {grid.name} is a search; test what it chose in a grid of arms")
+    if len(seeds or grid.seeds) > 1:
+        errors.append(f"--seeds: a search has one seed; test what grid {grid.name} chose over several in a grid of arms")
+    if command.arms is not None:
+        errors.append(f"--arms: grid {grid.name} is a search, which finds its arms itself")
+    changes: dict[str, Any] = {}
+    if command.search_trials is not None:
+        changes["trials"] = command.search_trials
+    if command.objectives is not None:
+        changes["objectives"] = [name.strip() for name in command.objectives.split(",") if name.strip()]
+    if command.early_stopping:
+        changes["early_stopping"] = True
+    try:
+        search = type(grid.search).model_validate(grid.search.model_dump() | changes)
+    except ValidationError as error:
+        for found in error.errors():
+            flag = f"--search-trials {command.search_trials}: " if found["loc"][:1] == ("trials",) else ""
+            errors.append(flag + str(found["msg"]).removeprefix("Value error, "))
+    if errors:
+        raise InputError([line for text in errors for line in text.split("\n")])
+    return grid.model_copy(update={"search": search})
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(int(part) for part in text.removesuffix(",").split(","))
+    except ValueError:
+        raise InputError(f"--seeds {text}: a number of seeds, or a list such as 0,3,4, is needed") from None
+    if len(numbers) == 1:
+        numbers = tuple(range(numbers[0])) if "," not in text else numbers
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise InputError(f"--seeds {text}: at least one seed, none negative, none twice")
+    return numbers
+
+
+def _earlier_seeds(storage: Path, sweep_id: str) -> list[int]:
+    """The seeds that earlier commands gave to a sweep."""
+    return list((load_json(storage / "sweeps" / sweep_id / "sweep.json") or {}).get("seeds", []))
+
+
+def _arms(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    if not (arms := [name.strip() for name in text.split(",") if name.strip()]):
+        raise InputError("--arms: no arm is named")
+    return arms
+
+
+def _cluster_errors(command: CommandLine, address: str) -> list[str]:
+    """Options that are mandatory on a cluster."""
+    errors = []
+    if command.profile == "auto":
+        errors.append(f"--profile: on a cluster ({address}) it must be named: {', '.join(PROFILES)}")
+    if is_submitted() and not is_remote(command.storage) and not command.storage.is_absolute():
+        errors.append(
+            f"--storage {command.storage}: a job runs in a copy of the code that vanishes with it: name an absolute path that "
+            "all nodes share, or a URL"
+        )
+    return errors
+
+
+def _cluster_gpus(address: str) -> tuple[int, bool]:
+    """The GPUs of a cluster, and whether an autoscaler may bring more."""
+    from sweeps.execution import cluster, ray_private
+
+    cluster.connect(address)
+    return cluster.gpus(), ray_private.has_autoscaler()
+
+
+def _gpu_errors(per_trial: float | None, gpus: int, scales: bool) -> list[str]:
+    if per_trial is None and not gpus and scales:
+        return ["--gpus-per-trial: no GPU is there yet, and the autoscaler may bring some: name a share, or 0 to train on CPUs"]
+    if per_trial and per_trial > 1 and per_trial != int(per_trial):
+        return [f"--gpus-per-trial {per_trial}: above 1 it must be a whole number of GPUs"]
+    if per_trial and per_trial > gpus and not scales:
+        return [f"--gpus-per-trial {per_trial}: Ray sees {gpus} GPU(s), a trial would wait for ever"]
+    return []
+
+
+def _choose_profile(requested: str, gpus: int) -> tuple[str, str]:
+    sees = f"Ray sees {gpus} GPU(s)" if gpus else "Ray sees no GPU"
+    if requested != "auto":
+        return requested, f"profile {requested}, as asked; {sees}"
+    profile = "cifar10" if gpus else "digits-m"
+    return profile, f"profile {profile}, because {sees} on this machine (--profile chooses: {', '.join(PROFILES)})"

@@ -1,0 +1,1 @@
+"""MLflow, written by the driver alone."""

@@ -1,0 +1,232 @@
+"""The runs of a sweep in MLflow: one parent, and one child for each trial, found again however often a sweep is continued."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.config import digest
+from sweeps.planning.trial import Plan, Trial
+from sweeps.storage.records import TrialRecord, TrialStatus
+from sweeps.storage.trial_store import TrialStore
+from sweeps.tracking.child_run import PUBLISHED_DIGEST, RUN_STATUS, ChildRun, config_params, existing_child
+from sweeps.tracking.database import create_database, database_file, writer_lock
+from sweeps.tracking.encoder_model import log_encoder
+from sweeps.tracking.parent_run import ParentRun, SweepSummary, shared_tags
+from sweeps.tracking.run_client import delete_tags, log_file, log_metrics, log_params, search_runs, set_tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+#: Schema version of a finished child run; bump it to re-publish old ones.
+_CHILD_SCHEMA = 2
+#: What an epoch's record holds beside its metrics.
+_NO_METRICS = ("epoch", "time", "seconds")
+#: What of it was measured on test images, beside ``test/...``: withheld while a search selects points.
+_ON_TEST_IMAGES = ("projection_std", "dead_dimensions")
+#: Read by MLflow's client when it is imported or called. Without these it retries a dead server for over a minute, reports its
+#: own use over the network, and prints a server's addresses of every run and of its experiment.
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+class RunWriter:
+    """Writes a sweep's runs. Every method may be repeated with the same arguments, and then changes nothing."""
+
+    def __init__(self, uri: str, plan: Plan, store: TrialStore, command: str) -> None:
+        """Take MLflow's database or server, the sweep, the store of its trials, and what was typed; connect later."""
+        self._uri, self._plan, self._store, self._command = uri, plan, store, command
+        self._client: MlflowClient
+        self._parent: ParentRun | None = None
+        self._children: dict[str, ChildRun] = {}
+
+    @property
+    def experiment(self) -> str:
+        """Id of the sweep's experiment; "" before :meth:`open`."""
+        return "" if self._parent is None else self._parent.experiment
+
+    def open(self) -> None:
+        """Connect; find or make the database, the experiment and the parent run, and find the children."""
+        _quiet_mlflow()
+        from mlflow import MlflowClient
+
+        # One process at a time: several that first meet an absent database fail creating it, and would all make a parent run.
+        with writer_lock(self._uri, self._store.storage):
+            if (database := database_file(self._uri)) is not None:
+                create_database(database)
+            self._client = MlflowClient(self._uri)
+            # A server keeps artifacts itself; without one they lie beside the database.
+            beside = None if self._uri.startswith("http") else (self._store.storage / "artifacts").resolve().as_uri()
+            self._parent = ParentRun(self._client, self._plan, self._command, beside)
+            for run in self._search("tags.role = 'trial'"):
+                self._children[run.data.tags["trial_key"]] = existing_child(run)
+
+    def _search(self, query: str) -> list[Any]:
+        return search_runs(self._client, self.experiment, f"tags.sweep = '{self._plan.sweep_id}' and {query}")
+
+    # -- a trial's run ---------------------------------------------------------------------------------------------------
+
+    def start_trial(self, trial: Trial) -> None:
+        """Mark a trial's run as running."""
+        child = self._child(trial)
+        if child.status != "RUNNING":
+            self._client.update_run(child.run_id, status="RUNNING")
+            child.status = "RUNNING"
+
+    def log_epochs(self, trial: Trial, history: Sequence[Mapping[str, float]]) -> None:
+        """Log the metrics of epochs; step = epoch, from 1."""
+        withheld = _ON_TEST_IMAGES if trial.validation_only else ()
+        log_metrics(self._client, self._child(trial), [
+            (name, value, int(record["time"] * 1000), int(record["epoch"]))
+            for record in history
+            for name, value in record.items()
+            if name not in (*_NO_METRICS, *withheld) and not (trial.validation_only and name.startswith("test/"))
+        ])  # fmt: skip
+
+    def end_trial(self, record: TrialRecord) -> None:
+        """Log all that is known of a trial, and end its run."""
+        trial, child = record.trial, self._child(record.trial)
+        names = _arm_tags(trial)
+        published = digest([
+            _CHILD_SCHEMA, record.status, record.reason, dict(record.metrics), dict(record.problems), names,
+            *(["choosing"] if trial.validation_only else []),
+        ])  # fmt: skip
+        if child.tags.get(PUBLISHED_DIGEST) == published and child.status == RUN_STATUS[record.status]:
+            return
+        self._log_numbers(child, record)
+        if record.status == TrialStatus.DONE:
+            self._log_artifacts(child, trial)
+        tags = _result_tags(record) | names
+        set_tags(self._client, child, tags | {PUBLISHED_DIGEST: published})
+        outdated = [name for name in ("reason", "problems", "added_for") if name in child.tags and name not in tags]
+        delete_tags(self._client, child, outdated)
+        self._client.set_terminated(child.run_id, status=RUN_STATUS[record.status])
+        child.status = RUN_STATUS[record.status]
+
+    def _log_numbers(self, child: ChildRun, record: TrialRecord) -> None:
+        if record.training is None:
+            return
+        history = list(record.training.history)
+        self.log_epochs(record.trial, history)
+        per_epoch = set(history[-1]) if history else set()
+        step, moment = len(history), int(record.evaluated * 1000)
+        final = [(name, value, moment, step) for name, value in record.metrics.items() if name not in per_epoch]
+        log_metrics(self._client, child, final)
+
+    def _log_artifacts(self, child: ChildRun, trial: Trial) -> None:
+        folder = self._store.folder(trial.key)
+        for name in ("config.json",) if trial.validation_only else ("config.json", "encoder.pt"):
+            if (folder / name).is_file():
+                log_file(self._client, child.run_id, folder / name)
+        self._client.log_inputs(child.run_id, _dataset_inputs(trial))
+        if trial.config.has_encoder and not trial.validation_only:
+            with writer_lock(self._uri, self._store.storage):
+                log_encoder(self._client, self.experiment, child, trial, folder)
+
+    def tag_trial(self, trial: Trial, tags: Mapping[str, str]) -> None:
+        """Set final tags on the trial's run."""
+        child = self._child(trial)
+        for name, value in tags.items():
+            if child.tags.get(name) != value:
+                self._client.set_tag(child.run_id, name, value)
+        child.tags = {**child.tags, **tags}
+
+    def log_figures(self, trial: Trial) -> None:
+        """Log the trial's figures, under readable names without the ids of their computations."""
+        child, files = self._child(trial), self._store.read(trial.key).figures(trial)
+        published = digest([path.name for path in files.values()])
+        if not files or child.tags.get("figures") == published:
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            for name, path in files.items():
+                plain = re.sub(r"[^-.A-Za-z0-9]", "_", name)
+                # Other names may come to the same plain one.
+                suffix = "" if plain == name.replace("/", "_", 1) else f"-{digest(name)[:6]}"
+                (Path(scratch) / f"{plain}{suffix}.png").write_bytes(path.read_bytes())
+            self._client.log_artifacts(child.run_id, scratch, "figures")
+        set_tags(self._client, child, {"figures": published})
+
+    def close(self, summary: SweepSummary) -> None:
+        """End the parent run with the sweep's summary."""
+        assert self._parent is not None
+        self._parent.close(summary)
+
+    # -- finding it ------------------------------------------------------------------------------------------------------
+
+    def _child(self, trial: Trial) -> ChildRun:
+        if trial.key not in self._children:
+            self._children[trial.key] = self._find_or_make(trial)
+        child = self._children[trial.key]
+        log_params(self._client, child.run_id, trial.config, child.params)
+        child.params = child.params.union(config_params(trial.config))
+        return child
+
+    def _find_or_make(self, trial: Trial) -> ChildRun:
+        assert self._parent is not None
+        tags = shared_tags(self._plan) | _arm_tags(trial) | {"role": "trial", "trial_key": trial.key}
+        tags["mlflow.parentRunId"] = self._parent.run_id
+        if trial.parent_key:
+            tags["parent_trial_key"] = trial.parent_key
+        with writer_lock(self._uri, self._store.storage):  # another driver of the same sweep may have made it meanwhile
+            made = self._search(f"tags.trial_key = '{trial.key}'")
+            if made:
+                return existing_child(made[0])
+            run = self._client.create_run(self.experiment, tags=tags)
+            return ChildRun(run.info.run_id, "RUNNING", tags, frozenset(), {}, fresh=True)
+
+
+def _quiet_mlflow() -> None:
+    for name, value in _MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # Warns of every model that pickles can do harm; ours are the user's own.
+    logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
+
+
+def _arm_tags(trial: Trial) -> dict[str, str]:
+    """A child's names, which may change when the grid gets other arms."""
+    tags = {"arm": ", ".join(trial.arms), "mlflow.runName": trial.title}
+    # A tag, for a param could not change when a further set is evaluated.
+    tags["anomaly_datasets"] = json.dumps(list(trial.anomalies))
+    return tags | ({"added_for": ", ".join(trial.required_by)} if trial.required_by else {})
+
+
+def _result_tags(record: TrialRecord) -> dict[str, str]:
+    tags = {"status": str(record.status)}
+    if record.reason:
+        tags["reason"] = record.reason[:5000]
+    if record.training is not None:
+        tags |= {"device": record.training.device, "epochs_trained": str(record.training.epochs_trained)}
+    if record.problems:
+        tags["problems"] = json.dumps(dict(record.problems))[:5000]
+    return tags
+
+
+def _dataset_inputs(trial: Trial) -> list[Any]:
+    """The trial's data sets as the run's inputs."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    def entry(context: str, dataset: str, split: str, identity: str) -> DatasetInput:
+        source = {"uri": dataset.removeprefix("folder:")} if dataset.startswith("folder:") else {"name": dataset}
+        kind = "local" if dataset.startswith("folder:") else "code"
+        about = Dataset(f"{dataset} {split}", digest([identity, split]), kind, json.dumps(source | {"identity": identity}))
+        return DatasetInput(about, [InputTag("mlflow.data.context", context)])
+
+    config = trial.config
+    subset = f"train, {config.train_subset} images" if config.train_subset else "train"
+    inputs = [entry("training", config.dataset, subset, trial.data)]
+    if not trial.validation_only:
+        inputs.append(entry("evaluation", config.dataset, "test", trial.data))
+        inputs += [entry("anomalies", name, "anomalies", identity) for name, identity in trial.anomalies.items()]
+    return inputs

@@ -1,0 +1,69 @@
+"""Where MLflow's data is: the default, what can be used, and how to look at it. Imports no mlflow."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from core.atomic_files import is_remote
+from core.errors import InputError
+
+_HEALTH_SECONDS = 5.0
+
+
+def default_uri(storage: Path) -> str:
+    """Return the URI of a SQLite file in the storage.
+
+    Raises:
+        InputError: if the storage is a URL, where no database can lie.
+    """
+    if is_remote(storage):
+        raise InputError(
+            f"--tracking-uri: it is missing; no database can lie in {storage}, so name an MLflow server (http://...)"
+        )
+    return f"sqlite:///{(storage / 'mlflow.db').resolve()}"
+
+
+def check_uri(uri: str) -> None:
+    """Raise InputError if nothing can be tracked at the URI; ask a server for its health, once and briefly."""
+    if uri.startswith(("http://", "https://")):
+        try:
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_HEALTH_SECONDS) as answer:
+                if answer.status != 200:
+                    raise InputError(f"--tracking-uri {uri}: the server is not healthy (status {answer.status})")
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise InputError(f"--tracking-uri {uri}: no MLflow server answers at /health ({reason})") from None
+    elif uri.startswith("sqlite:///"):
+        file = Path(uri.removeprefix("sqlite:///"))
+        folder = file.parent
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not (existing.is_dir() and os.access(existing, os.W_OK)):
+            raise InputError(f"--tracking-uri {uri}: {existing} cannot be written to")
+        if file.exists():
+            try:
+                # Not read-only: what a killed process left half-written is rolled back by the next one that opens the file.
+                with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=0)) as database:
+                    database.execute("PRAGMA schema_version")
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:  # for one that writes, MLflow waits
+                    raise InputError(f"--tracking-uri {uri}: {file} is no SQLite database ({error})") from None
+    elif not re.match(r"^(postgresql|mysql|mssql|databricks)(\+\w+)?:|^databricks$", uri):
+        raise InputError(f"--tracking-uri {uri}: give http://..., sqlite:///FILE or another database (no folder of files)")
+
+
+def ui_command(uri: str) -> str:
+    """Return what to type to look at the runs."""
+    if uri.startswith("http"):
+        return f"open {uri}"
+    program = "mlflow" if shutil.which("mlflow") else str(Path(sys.executable).with_name("mlflow"))
+    return shlex.join([program, "ui", "--backend-store-uri", uri])
