@@ -24,7 +24,7 @@ from sweeps.planning.grid_file import list_grids, load_grid
 from sweeps.planning.planner import Planner
 from sweeps.planning.trial import Plan
 from sweeps.storage.location import check_folder
-from sweeps.storage.trial_state import StoreSnapshot
+from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking import uri
 

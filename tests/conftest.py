@@ -12,6 +12,7 @@ from PIL import Image
 
 from core.config import TrialConfig, make_config
 from core.datasets import ImageSet, Splits
+from sweeps.storage.image_sets import Images
 
 TINY: dict[str, Any] = {
     "dataset": "digits-m",
@@ -61,6 +62,13 @@ def image_folder(root: Path, train: int = 400, test: int = 100) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i}.png")
     return root
+
+
+@pytest.fixture
+def images(splits: Splits) -> Images:
+    """The image sets of tiny plans."""
+    anomalies = {"digits-m-patches": image_set(20, seed=5), "digits-m-black": image_set(20, seed=6)}
+    return Images({("digits-m", None): splits}, anomalies)
 
 
 @pytest.fixture(scope="session")

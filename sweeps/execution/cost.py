@@ -12,7 +12,7 @@ from core.datasets import count_train
 from core.models import ENCODERS
 from core.pairing import PAIRINGS
 from sweeps.planning.trial import Plan, Trial
-from sweeps.storage.trial_state import StoreSnapshot
+from sweeps.storage.snapshot import StoreSnapshot
 
 #: The rule, where nothing was measured: operations a second in training, and seconds a core needs to augment a view.
 GPU_FLOPS = 1e14

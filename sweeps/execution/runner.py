@@ -19,7 +19,7 @@ from sweeps.formatting import duration
 from sweeps.planning.trial import Plan, Trial
 from sweeps.storage.image_sets import Images, load_images
 from sweeps.storage.records import TrialRecord, TrialStatus
-from sweeps.storage.trial_state import StoreSnapshot
+from sweeps.storage.snapshot import StoreSnapshot
 
 if TYPE_CHECKING:
     from sweeps.execution.trial_queue import TrialSource

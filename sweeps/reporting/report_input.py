@@ -11,7 +11,7 @@ from sweeps.analysis.search_result import SearchResult
 from sweeps.analysis.significance import PAIRED_T_TEST, SeedTest
 from sweeps.planning.trial import Plan
 from sweeps.storage.records import TrialRecord, TrialStatus
-from sweeps.storage.trial_state import StoreSnapshot
+from sweeps.storage.snapshot import StoreSnapshot
 
 
 @dataclass(frozen=True)

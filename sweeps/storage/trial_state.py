@@ -1,20 +1,17 @@
-"""What the store holds of a trial, each file read at most once; and a snapshot of many trials for one command."""
+"""What the store holds of a trial; each file is read at most once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.atomic_files import load_json
 from evaluation.per_image import DETAILS
 from sweeps.planning.trial import Trial
 from sweeps.storage.records import MetricResult, TrainingRecord, TrialRecord, TrialStatus
-
-if TYPE_CHECKING:
-    from sweeps.storage.trial_store import TrialStore
 
 _FOLDER = {"detail": "details", "figure": "figures"}
 _SUFFIX = {"detail": "npz", "figure": "png"}
@@ -158,44 +155,6 @@ class TrialState:
                 elif result.value is not None:
                     metrics[alias] = result.value
         return metrics, problems
-
-
-class StoreSnapshot:
-    """What a command found in the store. It is handed on, so that each trial's files are read once, not by every question.
-
-    A command that changes trials calls :meth:`forget` for them; they are then read anew.
-    """
-
-    def __init__(self, store: TrialStore) -> None:
-        self.store = store
-        self._states: dict[str, TrialState] = {}
-
-    def state(self, key: str) -> TrialState:
-        """Return what the store held of a trial when it was first asked for."""
-        if key not in self._states:
-            self._states[key] = self.store.read(key)
-        return self._states[key]
-
-    def forget(self, keys: Iterable[str]) -> None:
-        """Drop what is known of these trials, for they have changed."""
-        for key in keys:
-            self._states.pop(key, None)
-
-    def is_trained(self, key: str) -> bool:
-        """Whether the trial with this key is trained."""
-        return self.state(key).is_trained
-
-    def is_done(self, trial: Trial) -> bool:
-        """Whether nothing is left to do in the trial's slot."""
-        return self.state(trial.key).is_done(trial)
-
-    def is_drawn(self, trial: Trial) -> bool:
-        """Whether all figures of the trial are drawn."""
-        return self.state(trial.key).is_drawn(trial)
-
-    def record(self, trial: Trial, *, skipped: str | None = None, pruned: str | None = None) -> TrialRecord:
-        """Return the trial's record; see :meth:`TrialState.record`."""
-        return self.state(trial.key).record(trial, skipped=skipped, pruned=pruned)
 
 
 def _details(trial: Trial, *, derived: bool) -> dict[str, str]:

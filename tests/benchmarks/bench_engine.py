@@ -42,7 +42,7 @@ _BASE = {
     "threads": 1, "learning_rate": 0.5,
 }  # fmt: skip
 #: Phases of the command whose seconds are told.
-_PHASES = ("connect", "run", "wait", "of_sweep", "write_page", "close", "disconnect")
+_PHASES = ("connect", "run", "wait", "of_sweep", "write_report", "close", "disconnect")
 
 
 def timed(function: Callable[..., Any], note: Callable[[float], None], clock: Callable[[], float]) -> Callable[..., Any]:
@@ -84,13 +84,13 @@ def trivial_trial(*arguments: Any, **options: Any) -> None:
         return {"test": labels if name == "predictions" else points, "test_labels": labels, "variance_share": np.ones(4) / 4}
 
     original = {"train": worker.train, "evaluate": worker.evaluate}
-    computed = worker.details.compute
+    computed = worker.per_image.compute
     try:
         worker.train, worker.evaluate = (timed(f, spent.append, time.thread_time) for f in (train, evaluate))
-        worker.details.compute = timed(compute, spent.append, time.thread_time)
+        worker.per_image.compute = timed(compute, spent.append, time.thread_time)
         worker.run_trial(*arguments, **options)
     finally:
-        worker.train, worker.evaluate, worker.details.compute = original["train"], original["evaluate"], computed
+        worker.train, worker.evaluate, worker.per_image.compute = original["train"], original["evaluate"], computed
     _note(arguments[2], "trial", sum(spent))
 
 
@@ -108,7 +108,7 @@ def trivial_drawing(trial: Any, images: Any, storage: Path) -> None:
     try:
         figure_tasks.derive = timed(derive, spent.append, time.thread_time)
         figure_tasks.draw = timed(lambda *_: bytes(50_000), spent.append, time.thread_time)
-        figure_tasks.draw_trial(trial, images, storage)
+        figure_tasks.draw_figures(trial, images, storage)
     finally:
         figure_tasks.derive, figure_tasks.draw = original
     _note(storage, "drawing", sum(spent))
@@ -186,41 +186,42 @@ def measure(folder: Path, *, mlflow: bool) -> dict[str, Any]:
     """Runs the grid in this process; returns its figures."""
     from ray import cloudpickle
 
-    from sweeps import run
+    from sweeps import finish, run
     from sweeps.analysis import contrasts
     from sweeps.execution import cluster, figure_tasks, tune_backend
     from sweeps.execution.progress import Progress
     from sweeps.execution.runner import SlotTimeMeter
-    from sweeps.tracking import tracker
+    from sweeps.tracking.tracker import Tracker
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    tune_backend.run_trial, figure_tasks.draw_trial = trivial_trial, trivial_drawing
+    tune_backend.run_trial, figure_tasks.draw_figures = trivial_trial, trivial_drawing
     loop, phases = Loop(), dict.fromkeys((*_PHASES, "mlflow cpu"), 0.0)
 
     def add(name: str) -> Callable[[float], None]:
         return lambda seconds: phases.update({name: phases[name] + seconds})
 
-    for callback in (tracker.Tracker, Progress, figure_tasks.Drawings, SlotTimeMeter):
-        group = "tracker" if callback is tracker.Tracker else "others"
-        loop.watch(callback, ("started", "epoch", "ended"), group)
-    loop.watch(tune_backend._Messages, ("on_trial_start", "on_trial_result", "on_trial_error"), "all calls")
+    for callback in (Tracker, Progress, figure_tasks.FigureTasks, SlotTimeMeter):
+        group = "tracker" if callback is Tracker else "others"
+        loop.watch(callback, ("on_trial_start", "on_epoch_end", "on_trial_end"), group)
+    loop.watch(tune_backend._TuneCallback, ("on_trial_start", "on_trial_result", "on_trial_error"), "all calls")
     loop.watch(tune_backend._DependencySearcher, ("suggest", "on_trial_complete"), "all calls")
     loop.watch_rounds()
-    for owner, name in ((cluster, "connect"), (scheduler, "run"), (figure_tasks.Drawings, "wait"), (contrasts, "of_sweep"),
-                        (page, "write_page"), (tracker.Tracker, "close"), (cluster, "disconnect")):  # fmt: skip
+    for owner, name in ((cluster, "connect"), (tune_backend, "run"), (figure_tasks.FigureTasks, "wait"),
+                        (contrasts, "of_sweep"), (finish, "write_report"), (Tracker, "close"),
+                        (cluster, "disconnect")):  # fmt: skip
         setattr(owner, name, timed(getattr(owner, name), add(name), time.perf_counter))
-    tune_loop, work = tune_backend.run, tracker.Tracker._work
+    tune_loop, work = tune_backend.run, Tracker._work
 
     def looped(*arguments: Any, **options: Any) -> Any:
         with loop.during():
             return tune_loop(*arguments, **options)
 
-    def dropped(tracker: tracker.Tracker) -> None:
+    def dropped(tracker: Any) -> None:
         while tracker._queue.get() is not None:
             pass
 
     tune_backend.run = looped
-    tracker.Tracker._work = timed(work if mlflow else dropped, add("mlflow cpu"), time.thread_time)  # type: ignore[method-assign]
+    Tracker._work = timed(work if mlflow else dropped, add("mlflow cpu"), time.thread_time)  # type: ignore[method-assign]
     started = time.perf_counter()
     code = run.main(_command(folder))
     wall = time.perf_counter() - started

@@ -20,7 +20,7 @@ from typing import Any
 from sweeps.execution.machine import cpu_flags
 from sweeps.planning.arms import parse_settings
 from sweeps.planning.grid_file import load_grid
-from sweeps.planning.planner import make_plan
+from sweeps.planning.planner import Planner
 from sweeps.planning.trial import Plan, Trial
 from sweeps.storage.image_sets import Images, load_images
 from sweeps.storage.trial_store import TrialStore
@@ -50,7 +50,7 @@ def one_trial(trial: Trial, storage: Path, gpu: bool, deterministic: bool) -> di
 
 def describe(trial: Trial, store: TrialStore, took: dict[str, Any]) -> dict[str, Any]:
     """What is printed and kept of a trial."""
-    training, results = store.training(trial.key), store.results(trial.key)
+    training, results = store.read(trial.key).training, store.read(trial.key).results
     assert training is not None
     speeds = [record["images_per_second"] for record in training.history[1:] or training.history]
     values = {name: results[id_].value for name, id_ in trial.metric_ids.items() if id_ in results}
@@ -70,7 +70,7 @@ def run_all(plan: Plan, store: TrialStore, storage: Path, options: argparse.Name
     with ProcessPoolExecutor(options.at_once, mp_context=context) as pool:
         while waiting or running:
             for key, trial in list(waiting.items()):
-                if all(store.is_trained(k) for k in plan.dependencies(trial)):
+                if all(store.read(k).is_trained for k in plan.dependencies(trial)):
                     del waiting[key]
                     running[pool.submit(one_trial, trial, storage, options.gpu, options.deterministic)] = trial
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
@@ -106,8 +106,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     started = time.perf_counter()
     grid = load_grid(options.grid)
-    plan = make_plan(grid, options.profile, settings=parse_settings(options.set), seeds=grid.seeds, arms=options.arms,
-                     data_dir=options.data, gpu=options.gpu, cpu_flags=cpu_flags())  # fmt: skip
+    planner = Planner(options.profile, parse_settings(options.set), options.data, options.gpu, cpu_flags())
+    plan = planner.plan(grid, seeds=grid.seeds, arms=options.arms)
     _images[:] = [load_images(plan.trials.values(), options.data)]
     loaded = time.perf_counter()
     storage = options.storage or Path(tempfile.mkdtemp(prefix="bench-study-"))

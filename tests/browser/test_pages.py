@@ -15,15 +15,15 @@ from core.datasets import ImageSet, Splits
 from sweeps.execution.figure_tasks import draw_figures
 from sweeps.execution.worker import run_trial
 from sweeps.planning.trial import Plan
-from sweeps.reporting import html_report
+from sweeps.reporting.report_input import ReportInput
 from sweeps.storage.image_sets import Images
+from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.view import view_path
 from tests.browser.chromium import Browser
 from tests.browser.mlflow_ui import METRIC, PARAMS, choose, open_comparison, parallel_coordinates, prepare, server
 from tests.conftest import image_set
-from tests.sweeps.test_engine import tiny_plan
-from tests.sweeps.test_tracking import tell
+from tests.sweeps.tiny import page_of, record_of, tell, tiny_plan
 
 CHROMIUM = next((name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)), None)
 pytestmark = [
@@ -44,11 +44,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
     for trial in plan.trials.values():
         run_trial(trial, images, storage)
         draw_figures(trial, images, storage)
-    records = [store.record(trial) for trial in plan.trials.values()]
-    about = html_report.Sweep(
-        plan, records, store, "profile digits-m", "python sweeps/run.py " + "--set x=y " * 20, "0" * 40, ()
+    records = [record_of(store, trial) for trial in plan.trials.values()]
+    about = ReportInput(
+        plan, records, StoreSnapshot(store), "profile digits-m", "python sweeps/run.py " + "--set x=y " * 20, "0" * 40, ()
     )
-    (storage / "report.html").write_text(html_report._render("report.html.j2", html_report._content(about, images)))
+    (storage / "report.html").write_text(page_of(about, images))
     tell(plan, storage, f"sqlite:///{storage / 'mlflow.db'}")
     return plan, storage
 

@@ -411,11 +411,11 @@ def _of_trials(whole: Path, torn: Path) -> Iterator[str]:
         histories = [
             [{n: v for n, v in record.items() if n not in _CLOCK} for record in training.history]
             for storage in (whole, torn)
-            if (training := TrialStore(storage).training(key)) is not None
+            if (training := TrialStore(storage).read(key).training) is not None
         ]
         if len(histories) == 2 and histories[0] != histories[1]:
             yield f"{key}: histories differ"
-        numbers = [{id_: (r.value, r.problem) for id_, r in TrialStore(s).results(key).items()} for s in (whole, torn)]
+        numbers = [{id_: (r.value, r.problem) for id_, r in TrialStore(s).read(key).results.items()} for s in (whole, torn)]
         if numbers[0] != numbers[1]:
             yield f"{key}: results differ"
 

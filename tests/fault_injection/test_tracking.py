@@ -18,11 +18,9 @@ from core.atomic_files import save_json
 from sweeps.execution.worker import run_trial
 from sweeps.storage.image_sets import Images
 from sweeps.storage.trial_store import TrialStore
-from sweeps.tracking.tracker import _create_database
+from sweeps.tracking.database import create_database
 from tests.fault_injection.kill_sweeps import contents
-from tests.sweeps.test_engine import arm, tiny_plan
-from tests.sweeps.test_engine import images as images  # noqa: PLC0414
-from tests.sweeps.test_tracking import tell
+from tests.sweeps.tiny import arm, tell, tiny_plan
 
 WRITES = (
     "create_experiment", "create_run", "log_batch", "set_tag", "delete_tag", "update_run", "set_terminated",
@@ -94,11 +92,11 @@ def test_a_driver_killed_while_mlflows_database_is_made_does_not_spoil_it(tmp_pa
 def test_a_driver_killed_after_any_call_to_mlflow_leaves_nothing_half_said(tmp_path: Path, images: Images) -> None:
     plan, trained = tiny_plan(tmp_path, {"z": {"mu": 0}}), tmp_path / "trained"
     run_trial(arm(plan, "base"), images, trained)
-    assert _in_a_process(_create_database, trained / "mlflow.db") == 0  # what the test above is about, and takes long
+    assert _in_a_process(create_database, trained / "mlflow.db") == 0  # what the test above is about, and takes long
     shutil.copytree(trained, tmp_path / "whole")
     assert _run(tmp_path / "whole", plan) == 0
     expected = _said(tmp_path / "whole")
-    assert TrialStore(trained).is_trained(arm(plan, "base").key) and len(expected) == 3
+    assert TrialStore(trained).read(arm(plan, "base").key).is_trained and len(expected) == 3
     step = 1 if os.environ.get("CHAOS_THOROUGH") else 3
     for last in range(1, int((tmp_path / "whole" / "calls.json").read_text()) + 1, step):
         torn = tmp_path / f"torn-{last}"

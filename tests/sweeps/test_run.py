@@ -199,10 +199,10 @@ def test_continuation_trains_the_longest_member_alone(tmp_path: Path, cache: Pat
     together, alone = tmp_path / "together", tmp_path / "alone"
     assert run(cache, "--grid", path, "--storage", together).returncode == 0
     assert run(cache, "--grid", path, "--storage", alone, "--arms", "e/epochs=4").returncode == 0
-    trained = {key: TrialStore(together).training(key) for key in TrialStore(together).trial_keys()}
+    trained = {key: TrialStore(together).read(key).training for key in TrialStore(together).trial_keys()}
     assert sorted(t.epochs_trained for t in trained.values() if t) == [1, 1, 2]
-    (key,) = (key for key in TrialStore(alone).trial_keys() if (t := TrialStore(alone).training(key)) and t.epochs_trained)
-    one, other = TrialStore(together).results(key), TrialStore(alone).results(key)
+    (key,) = (key for key in TrialStore(alone).trial_keys() if (t := TrialStore(alone).read(key).training) and t.epochs_trained)
+    one, other = TrialStore(together).read(key).results, TrialStore(alone).read(key).results
     assert {i: r.value for i, r in one.items()} == {i: r.value for i, r in other.items()}
 
 
@@ -294,7 +294,7 @@ def test_two_drivers_started_together_share_the_work(tmp_path: Path, cache: Path
         ]
         said = [driver.communicate(timeout=600)[0] for driver in drivers]
         assert [driver.returncode for driver in drivers] == [0, 0], said
-    trained = [TrialStore(storage).training(key) for key in TrialStore(storage).trial_keys()]
+    trained = [TrialStore(storage).read(key).training for key in TrialStore(storage).trial_keys()]
     assert [t.epochs_trained for t in trained if t] == [4, 4, 4]
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
     found = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]

@@ -1,4 +1,4 @@
-"""On the path of every process of a command that :mod:`tests.fault_injection.kill_sweeps` starts: writes down what each of them begins.
+"""On the path of every process that :mod:`tests.fault_injection.kill_sweeps` starts: writes down what each of them begins.
 
 A line of JSON to the file that CHAOS_AUDIT names: the trial taken, the figures drawn, the epoch trained, the process and its
 parent, which is its node's raylet. Product code is left as it is; its functions are wrapped when their modules are imported.
@@ -58,7 +58,7 @@ def _wrap(module: ModuleType) -> None:
     elif module.__name__ == "sweeps.execution.worker":
         module.run_trial = _of_a_trial("trial", module.run_trial)  # type: ignore[attr-defined]
     else:
-        module.draw_trial = _of_a_trial("draw", module.draw_trial)  # type: ignore[attr-defined]
+        module.draw_figures = _of_a_trial("draw", module.draw_figures)  # type: ignore[attr-defined]
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -11,15 +11,15 @@ import pytest
 from scipy.stats import spearmanr, t, ttest_rel
 
 from core.errors import InputError
-from sweeps.analysis.arm_facts import agreements, arm_facts, is_collapsed, result_sentence
+from sweeps.analysis.arm_facts import arm_facts, is_collapsed, rank_correlations, result_sentence
 from sweeps.analysis.arm_summary import summarize
 from sweeps.analysis.claim_tests import judge
 from sweeps.analysis.contrasts import contrasts
 from sweeps.analysis.significance import PAIRED_T_TEST
 from sweeps.planning.claim import parse_claim
 from sweeps.planning.trial import Plan
-from sweeps.storage.records import TrainingRecord, TrialRecord
-from tests.sweeps.test_engine import tiny_plan
+from sweeps.storage.records import TrainingRecord, TrialRecord, TrialStatus
+from tests.sweeps.tiny import tiny_plan
 
 ARMS = {"z": {"mu": 0}, "n": {"pairing": "neighbors"}, "raw": {"method": "raw-pixels"}}
 NAMES = ["base", *ARMS]
@@ -36,7 +36,7 @@ def records(plan: Plan, values: dict[str, dict[str, list[float]]], **training: A
         seed = trial.config.seed if trial.config.has_encoder else 0
         own = given if trial.config.trained else given | {"history": (), "pairs": None}
         metrics = {name: v[seed] for name, v in numbers.items() if seed < len(v)}
-        found.append(TrialRecord(trial, "done" if metrics else "open", TrainingRecord(**own), metrics))  # type: ignore[arg-type]
+        found.append(TrialRecord(trial, TrialStatus.DONE if metrics else TrialStatus.PENDING, TrainingRecord(**own), metrics))  # type: ignore[arg-type]
     return found
 
 
@@ -169,11 +169,11 @@ def test_agreement_is_spearmans_with_and_without_collapsed_arms(tmp_path: Path) 
     names = ["base", *arms]
     values = {name: {metric: [draw.random()] for metric in ("probe_accuracy", "anomaly_auc")} for name in names}
     values["a0"]["collapse_indicators"] = [3.0]
-    (row, *_) = agreements(summarize(records(plan, values)))
+    (row, *_) = rank_correlations(summarize(records(plan, values)))
     pairs = [(values[n]["probe_accuracy"][0], values[n]["anomaly_auc"][0]) for n in names]
-    assert row.arms == 7 and row.everything == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic)
+    assert row.n_arms == 7 and row.all_arms == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic)
     sound = [pair for name, pair in zip(names, pairs, strict=True) if name != "a0"]
-    assert row.sound_arms == 6 and row.sound == pytest.approx(spearmanr(*zip(*sound, strict=True)).statistic)
+    assert row.n_non_collapsed == 6 and row.non_collapsed == pytest.approx(spearmanr(*zip(*sound, strict=True)).statistic)
 
 
 def test_differences_are_counted_by_entry_and_what_a_field_implies_is_not_counted_again(tmp_path: Path) -> None:

@@ -14,18 +14,14 @@ from core.errors import InputError
 from sweeps.planning.arms import expand_arms, parse_settings, select_arms
 from sweeps.planning.grid import Grid
 from sweeps.planning.grid_file import list_grids, load_grid
-from sweeps.planning.planner import make_plan
-from sweeps.planning.trial import Plan, Trial
+from sweeps.planning.trial import Plan
+from tests.sweeps.tiny import arm, planner
 
 
 def plan_of(grid_arms: dict[str, Any], tmp_path: Path, /, *, base: dict[str, Any] | None = None, **changes: Any) -> Plan:
     grid = Grid(name="g", question="q", arms=grid_arms, base=base or {})
-    given: dict[str, Any] = {"settings": {}, "seeds": [0], "arms": None, "data_dir": tmp_path, "gpu": False}
-    return make_plan(grid, "digits-m", cpu_flags=frozenset(), **given | changes)
-
-
-def arm(plan: Plan, name: str) -> Trial:
-    return next(trial for trial in plan.trials.values() if name in (trial.arm, *trial.aliases))
+    seeds, arms = changes.pop("seeds", [0]), changes.pop("arms", None)
+    return planner(tmp_path, **changes).plan(grid, seeds=seeds, arms=arms)
 
 
 def errors(function: object, /, *args: Any, **kwargs: Any) -> str:
@@ -39,10 +35,8 @@ def errors(function: object, /, *args: Any, **kwargs: Any) -> str:
 @pytest.mark.parametrize("profile", ["digits-m", "cifar10"])
 def test_grids_that_come_with_the_program_are_sound(name: str, profile: str, tmp_path: Path) -> None:
     grid = load_grid(name)
-    plan = make_plan(
-        grid, profile, settings={}, seeds=grid.seeds, arms=None, data_dir=tmp_path, gpu=True, cpu_flags=frozenset()
-    )  # fmt: skip
-    arms = {name for trial in plan.trials.values() for name in (trial.arm, *trial.aliases)}
+    plan = planner(tmp_path, profile, gpu=True).plan(grid, seeds=grid.seeds)
+    arms = {name for trial in plan.trials.values() for name in trial.arms}
     assert set(expand_arms(grid)) <= arms
 
 
@@ -255,20 +249,18 @@ def test_a_grid_that_is_not_there() -> None:
 
 
 def test_the_readmes_grid_is_sound(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+    text = (Path(__file__).parents[3] / "README.md").read_text()
     (tmp_path / "my_study.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
     grid = load_grid(str(tmp_path / "my_study.yaml"))
-    plan = make_plan(
-        grid, "digits-m", settings={}, seeds=grid.seeds, arms=None, data_dir=tmp_path, gpu=False, cpu_flags=frozenset()
-    )  # fmt: skip
+    plan = planner(tmp_path).plan(grid, seeds=grid.seeds)
     assert len(plan.trials) == 3 * (6 + 1), "base, two, two, one and its parent, for each of three seeds"
 
 
-def test_a_dry_run_loads_neither_torch_nor_mlflow(tmp_path: Path) -> None:
+def test_a_dry_run_loads_neither_torch_nor_ray_nor_mlflow(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom sweeps.run import main\n"
         f"code = main(['--grid', 'ablations', '--dry-run', '--profile', 'digits-m', '--storage', {str(tmp_path / 'new')!r}])\n"
-        "print(code, sorted({'torch', 'mlflow', 'faiss', 'torchvision'} & set(sys.modules)))"
+        "print(code, sorted({'torch', 'ray', 'mlflow', 'faiss', 'torchvision'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
@@ -280,10 +272,7 @@ def test_a_further_anomaly_set_extends_a_sweep_and_another_headline_makes_one(tm
     grid = Grid(name="g", question="q", arms={"z": {"mu": 0}})
 
     def sweep(*sets: str) -> str:
-        return make_plan(
-            grid, "digits-m", settings={"anomaly_datasets": list(sets)}, seeds=(0,), arms=None, data_dir=tmp_path, gpu=False,
-            cpu_flags=frozenset(),
-        ).sweep  # fmt: skip
+        return planner(tmp_path, settings={"anomaly_datasets": list(sets)}).plan(grid, seeds=(0,)).sweep_id
 
     assert sweep("digits-m-black") == sweep("digits-m-black", "digits-m-patches") != sweep("digits-m-patches")
 

@@ -19,22 +19,21 @@ from pydantic import ValidationError
 
 from core.errors import InputError
 from evaluation.evaluate import METRICS, metric_ids
-from sweeps.analysis.search_result import chosen
-from sweeps.command_line import _parser
+from sweeps.command_line import parse
 from sweeps.execution.options import Rungs
 from sweeps.execution.trial_queue import TrialQueue
 from sweeps.execution.worker import run_trial
 from sweeps.planning.grid_file import load_grid
-from sweeps.planning.search_space import Range, SearchSpec, dominates, objective_directions
+from sweeps.planning.search_space import Range, SearchSpec, objective_directions
 from sweeps.planning.trial import Plan
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import TrialRecord
 from sweeps.storage.trial_store import TrialStore
 from sweeps.strategies.optuna_study import Study, rung_epochs
-from sweeps.sweep_config import prepare
+from sweeps.sweep_config import check
 from tests.conftest import tiny_config
-from tests.sweeps.test_engine import arm, finish, images, tiny_plan  # noqa: F401
 from tests.sweeps.test_run import BASE, ROOT, children
+from tests.sweeps.tiny import arm, finish, is_done, record_of, tiny_plan
 
 SPACE: dict[str, Any] = {
     "mu/lambda": {"low": 0.02, "high": 20.0, "log": True, "zero": True},
@@ -157,11 +156,10 @@ def test_the_front_is_what_nothing_dominates(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((12, 2)).round(2)
     for i, pair in enumerate(values):
         study.tell(study.ask().number, list(pair), 0.5 if i == 3 else 0.0)
-    found = {point.number for point in chosen(study.points, names)}
+    found = {point.number for point in study.best_points}
     sound = [i for i in range(12) if i != 3]
     expected = {i for i in sound if not any((values[j] >= values[i]).all() and (values[j] > values[i]).any() for j in sound)}
     assert found == expected and 3 not in found
-    assert dominates((0.5, 0.5), (0.5, 0.4), names) and not dominates((0.5, 0.5), (0.5, 0.5), names)
     assert all(study.importances()) and sum(study.importances()[0].values()) == pytest.approx(1)
 
 
@@ -169,7 +167,7 @@ def test_a_single_objective_decides_on_the_best_feasible_point(tmp_path: Path) -
     study = Study(tmp_path / "study.journal", SEARCH, 0)
     for value, collapsed in ((0.4, 0.0), (0.9, 0.2), (0.6, 0.0), (0.6, 0.0)):
         study.tell(study.ask().number, [value], collapsed)
-    assert [point.number for point in chosen(study.points, SEARCH.objectives)] == [2], "of equal ones the first"
+    assert [point.number for point in study.best_points] == [2], "of equal ones the first"
 
 
 def test_hopeless_points_are_those_outside_the_best_third(tmp_path: Path) -> None:
@@ -202,7 +200,7 @@ class FakeSource:
         self.plan, self.names, self.heard = plan, names, list[tuple[str, str]]()
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         return len(self.names)
 
     def ask(self) -> Plan | None:
@@ -211,10 +209,10 @@ class FakeSource:
         trial = arm(self.plan, self.names.pop(0))
         return replace(self.plan, trials={trial.key: trial}, requested=frozenset([trial.key]))
 
-    def hopeless(self, key: str, record: Any) -> None:
+    def should_prune(self, key: str, record: Any) -> None:
         return None
 
-    def ended(self, record: TrialRecord) -> None:
+    def trial_ended(self, record: TrialRecord) -> None:
         self.heard.append((record.trial.arm, record.status))
 
 
@@ -231,7 +229,7 @@ def test_points_follow_one_another_and_no_more_than_there_are_slots(tmp_path: Pa
     assert first is not None and first.arm == "base" and running.next_ready() is None and running.interrupted
     for name in ("base", "a", "b"):
         finish(TrialStore(tmp_path), arm(plan, name))
-        running.ended(arm(plan, name).key, None)
+        running.trial_ended(arm(plan, name).key, None)
         following = running.next_ready()
         assert (following.arm if following else None) == {"base": "a", "a": "b", "b": None}[name]
     assert running.finished and not running.interrupted
@@ -242,7 +240,7 @@ def test_a_point_that_comes_to_a_trial_that_is_over_ends_as_that_did(tmp_path: P
     running, source, _ = queue(tmp_path, ["base", "a"])
     base = running.next_ready()
     assert base is not None
-    running.ended(base.key, "the worker died")
+    running.trial_ended(base.key, "the worker died")
     following = running.next_ready()
     assert following is not None and following.arm == "a", "the search does not end there"
     assert source.heard == [("base", "failed"), ("base", "failed")]
@@ -252,7 +250,7 @@ def test_a_point_whose_parent_was_lost_is_skipped(tmp_path: Path) -> None:
     running, source, _ = queue(tmp_path, ["n", "a"])
     base = running.next_ready()
     assert base is not None
-    running.ended(base.key, "the worker died")
+    running.trial_ended(base.key, "the worker died")
     following = running.next_ready()
     assert following is not None and following.arm == "a"
     assert source.heard == [("base", "failed"), ("n", "skipped")]
@@ -278,20 +276,20 @@ def test_a_space_that_no_config_can_have_is_refused_before_anything_starts(
     path.write_text(yaml.safe_dump({"question": "which?", "search": {"space": space}}))
     arguments = ["--grid", str(path), "--profile", "digits-m", "--storage", str(tmp_path / "results"), "--dry-run"]
     with pytest.raises(InputError) as caught:
-        prepare(_parser().parse_args(arguments))
+        check(parse(arguments))
     assert all(any(name in fault for fault in caught.value.errors) for name in named), caught.value.errors
 
 
 def test_what_the_search_varies_cannot_be_set(tmp_path: Path) -> None:
     arguments = ["--grid", "search", "--profile", "digits-m", "--storage", str(tmp_path), "--dry-run", "--set", "mu=3"]
     with pytest.raises(InputError, match="--set mu: the search varies it"):
-        prepare(_parser().parse_args(arguments))
+        check(parse(arguments))
 
 
 # -- what a trial gives while it is still being chosen -------------------------------------------------------------------
 
 
-def test_test_metrics_are_there_for_what_was_decided_on_alone(tmp_path: Path, images: Images) -> None:  # noqa: F811
+def test_test_metrics_are_there_for_what_was_decided_on_alone(tmp_path: Path, images: Images) -> None:
     plan, store = tiny_plan(tmp_path, {"x": {"mu": 1}}), TrialStore(tmp_path)
     images = replace(images, validation_anomalies={"digits-m-patches": images.anomalies["digits-m-black"]})
     trial = arm(plan, "x")
@@ -301,14 +299,14 @@ def test_test_metrics_are_there_for_what_was_decided_on_alone(tmp_path: Path, im
         validation_only, images, tmp_path, on_epoch=records.append, rungs=Rungs(frozenset([1]), "validation_probe_accuracy")
     )
     assert ["validation_probe_accuracy" in record for record in records] == [True, False], "at its rung"
-    early = store.record(validation_only)
+    early = record_of(store, validation_only)
     assert early.status == "done" and set(early.metrics) == set(objective_directions())
-    assert not list(store.folder(trial.key).glob("details/*")) and not store.is_done(trial)
+    assert not list(store.folder(trial.key).glob("details/*")) and not is_done(store, trial)
     run_trial(trial, images, tmp_path)
-    late = store.record(trial)
+    late = record_of(store, trial)
     assert {"probe_accuracy", "anomaly_auc"} <= set(late.metrics)
     assert {name: late.metrics[name] for name in early.metrics} == early.metrics, "test images change nothing of validation's"
-    assert set(store.record(validation_only).metrics) == set(early.metrics), "whatever the store holds"
+    assert set(record_of(store, validation_only).metrics) == set(early.metrics), "whatever the store holds"
 
 
 # -- a whole search ------------------------------------------------------------------------------------------------------

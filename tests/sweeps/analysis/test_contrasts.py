@@ -14,11 +14,13 @@ import sweeps.analysis.contrasts as contrasts_module
 from evaluation.per_image import detail_ids
 from sweeps.analysis.arm_summary import summarize
 from sweeps.analysis.contrasts import contrasts
-from sweeps.analysis.significance import POWER, bootstrap_error, detectable, holm
-from sweeps.reporting import html_report
+from sweeps.analysis.significance import POWER, bootstrap_error, holm, minimum_detectable_difference
+from sweeps.reporting import tables
+from sweeps.reporting.report_input import ReportInput
+from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.storage.trial_store import TrialStore
-from tests.sweeps.test_claims import records
-from tests.sweeps.test_engine import finish, tiny_plan
+from tests.sweeps.analysis.test_claim_tests import records
+from tests.sweeps.tiny import finish, page_of, record_of, tiny_plan
 
 ARMS = {"z": {"mu": 0}, "n": {"pairing": "neighbors"}, "raw": {"method": "raw-pixels"}, "same": {}}
 BASE = [0.50, 0.52, 0.49, 0.55, 0.51]
@@ -82,7 +84,7 @@ def test_holms_correction_by_hand() -> None:
 def test_the_detectable_difference_is_found_as_often_as_stated() -> None:
     draw = np.random.default_rng(0)
     for n in (3, 5, 10):
-        shift = detectable(2.0, n)
+        shift = minimum_detectable_difference(2.0, n)
         samples = draw.normal(shift, 2.0, size=(20_000, n))
         assert np.mean(ttest_1samp(samples, 0, axis=1).pvalue < 0.05) == pytest.approx(POWER, abs=0.012)
 
@@ -125,7 +127,7 @@ def test_the_test_sets_error_comes_from_the_images_that_were_named_rightly(tmp_p
         finish(store, trial)
         id_ = detail_ids(trial.anomalies)["predictions"]
         store.save_results(trial.key, {id_: store.make(trial.key, id_, lambda arrays=arrays: arrays)})
-    summaries = summarize([store.record(trial) for trial in plan.trials.values()])
+    summaries = summarize([record_of(store, trial) for trial in plan.trials.values()])
     found = contrasts_module.test_set_errors(summaries, store)
     for name in ("z", "raw"):
         theirs = [kept.get((name, seed), kept[name, 0]).astype(float) - kept["base", seed] for seed in (0, 1)]
@@ -139,13 +141,10 @@ def test_contrasts_are_written_and_shown(tmp_path: Path) -> None:
     low = [0.41, 0.40, 0.42, 0.44, 0.40]
     recs = records(plan, {"base": {"probe_accuracy": BASE}, "z": {"probe_accuracy": low}})
     got = contrasts(summarize(recs), "probe_accuracy", 0.01)
-    rows = list(csv.DictReader(contrasts_module.write(tmp_path / "c.csv", got).open()))
+    rows = list(csv.DictReader(tables.write_contrasts(tmp_path / "c.csv", got).open()))
     assert [row["arm"] for row in rows] == ["z", "n", "raw"] and rows[0]["verdict"] == "lower" and rows[1]["p"] == ""
     assert float(rows[0]["difference"]) == pytest.approx(np.mean(low) - np.mean(BASE))
     metrics = contrasts_module.parent_metrics(got, "probe_accuracy")
     assert metrics["z/probe_accuracy/p_holm"] == got[0].p_holm and "n/probe_accuracy/difference" not in metrics
-    text = html_report._render(
-        "report.html.j2",
-        html_report._content(html_report.Sweep(plan, recs, TrialStore(tmp_path), "p", "c", None, (), got), None),
-    )
+    text = page_of(ReportInput(plan, recs, StoreSnapshot(TrialStore(tmp_path)), "p", "c", None, (), got), None)
     assert "Verdicts on probe accuracy" in text and ">lower<" in text and "verdict: lower" in text and "±0.01" in text

@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
-from core.atomic_files import atomic_write, remove_scratch, save_json, scratch_folder
+from core.atomic_files import atomic_write, file_lock, remove_scratch, save_json, scratch_folder
 
-HALF = "import os, signal; from pathlib import Path; from core.atomic_files import whole_file\n" + (
-    "with whole_file(Path({!r})) as t: t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+HALF = "import os, signal; from pathlib import Path; from core.atomic_files import atomic_write\n" + (
+    "with atomic_write(Path({!r})) as t: t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
 )
 
 
@@ -37,3 +38,24 @@ def test_a_scratch_folder_vanishes_and_those_of_dead_processes_can_be_removed(tm
         remove_scratch(tmp_path, "tune-")
         assert {path.name for path in tmp_path.iterdir()} == {"tune-unknown", "other", alive.name}
     assert not alive.exists()
+
+
+def test_a_lock_of_a_process_that_died_is_free_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from core.atomic_files import file_lock\n"
+        "with file_lock(Path('lock')):\n    print('held', flush=True)\n    time.sleep(600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    taken = threading.Event()
+
+    def take() -> None:
+        with file_lock(tmp_path / "lock"):
+            taken.set()
+
+    waiting = threading.Thread(target=take, daemon=True)
+    waiting.start()
+    assert not taken.wait(0.5), "held by another process"
+    holder.kill()
+    assert taken.wait(5), "free as soon as it is dead"
+    holder.wait()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,27 @@ from rich.console import Console
 from core.errors import InputError
 from evaluation.evaluate import metric_ids
 from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, LEVEL, holm
+from sweeps.command_line import parse
 from sweeps.execution.runner import RunOutcome
 from sweeps.planning.grid import Grid
-from sweeps.planning.planner import make_plan
 from sweeps.planning.trial import Plan
 from sweeps.storage.records import MetricResult
-from sweeps.storage.trial_store import TrialStore
+from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.strategies import sequential_seeds
-from sweeps.sweep_config import MARK, SeedBudget, SweepConfig, _budget
+from sweeps.sweep_config import UNTIL_DECIDED_MARK, SeedBudget, SweepConfig, _budget
 from tests.conftest import TINY
-from tests.sweeps.test_engine import finish
+from tests.sweeps.tiny import finish, is_done, planner, snapshot
 
 TRUTH = {"base": 0.5, "far": 0.3, "near": 0.498, "like": 0.5}
 NOISE = {"far": 0.01, "near": 0.03, "like": 0.005}
 
 
-class FakeSession:
+class FakeRunner:
     """Brings trials to their end at once, with values of a known truth."""
 
-    def __init__(self, store: TrialStore) -> None:
+    def __init__(self, known: StoreSnapshot) -> None:
         self.outcome, self.trial_seconds = RunOutcome(), 0.0
-        self.store, self.seeds, self.failing = store, list[tuple[str, int]](), set[str]()
+        self.snapshot, self.store, self.seeds, self.failing = known, known.store, list[tuple[str, int]](), set[str]()
 
     def slots(self, plan: Plan) -> int:
         return 2
@@ -42,7 +41,7 @@ class FakeSession:
     def run(self, plan: Plan, *, draw: bool = True) -> None:
         for key in plan.requested:
             trial = plan.trials[key]
-            if self.store.is_done(trial) or trial.arm in self.failing:
+            if is_done(self.store, trial) or trial.arm in self.failing:
                 continue
             seed = trial.config.seed
             shared = np.random.default_rng(seed).normal(0, 0.02)
@@ -52,65 +51,59 @@ class FakeSession:
             self.store.save_results(trial.key, {metric_ids(trial.anomalies)["probe_accuracy"]: value})
             self.seeds.append((trial.arm, seed))
             self.trial_seconds += 10.0
+        self.snapshot.forget(plan.requested)
 
 
-def job(tmp_path: Path, arms: list[str], budget: SeedBudget, earlier: tuple[int, ...] = ()) -> SweepConfig:
+def config(storage: Path, arms: list[str], budget: SeedBudget, earlier: tuple[int, ...] = ()) -> SweepConfig:
     fields = {"far": {"mu": 0}, "near": {"mu": 1}, "like": {"mu": 2}}
     grid = Grid(name="tiny", question="decided?", arms={name: fields[name] for name in arms}, base=dict(TINY), margin=0.01)
-    replan = partial(make_plan, profile="digits-m", settings={}, data_dir=tmp_path, gpu=False, cpu_flags=frozenset(),
-                     earlier_seeds=lambda _: earlier)  # fmt: skip
-    plan = replan(grid, seeds=(0, 1, 2), arms=None)
+    by = planner(storage, earlier_seeds=lambda _: earlier)
     return SweepConfig(
-        argparse.Namespace(storage=tmp_path),
-        grid,
-        plan,
-        TrialStore(tmp_path),
-        "",
-        0.0,
-        "",
-        budget,
-        ANYTIME_VALID_T_TEST,
-        replan,
-    )
+        grid=grid, plan=by.plan(grid, seeds=(0, 1, 2)), planner=by, snapshot=snapshot(storage), storage=storage,
+        data_dir=storage, tracking_uri="", address=None, gpus_per_trial=0.0, deterministic=False, dry_run=False,
+        report_only=False, introduction="", budget=budget, test=ANYTIME_VALID_T_TEST,
+    )  # fmt: skip
 
 
 def decide(
     tmp_path: Path, arms: list[str], amount: float, unit: str = "core", earlier: tuple[int, ...] = ()
-) -> tuple[FakeSession, str, Plan]:
+) -> tuple[FakeRunner, str, Plan]:
     tmp_path.mkdir(exist_ok=True)
-    given = job(tmp_path, arms, SeedBudget("so much", amount, unit), earlier)
-    session, console = FakeSession(given.store), Console(record=True, width=200, file=(tmp_path / "log").open("w"))
-    plan = sequential_seeds.run(given, given.budget, session, console)  # type: ignore[arg-type]
-    return session, console.export_text(), plan
+    given = config(tmp_path, arms, SeedBudget("so much", amount, unit), earlier)
+    runner, console = FakeRunner(given.snapshot), Console(record=True, width=200, file=(tmp_path / "log").open("w"))
+    plan = sequential_seeds.run(given, given.budget, runner, console)  # type: ignore[arg-type]
+    return runner, console.export_text(), plan
 
 
 def test_seeds_are_added_to_what_is_undecided_alone(tmp_path: Path) -> None:
-    session, said, plan = decide(tmp_path, ["far", "like"], 100.0)
-    seeds = {name: sorted(seed for arm, seed in session.seeds if arm == name) for name in ("base", "far", "like")}
+    runner, said, plan = decide(tmp_path, ["far", "like"], 100.0)
+    seeds = {name: sorted(seed for arm, seed in runner.seeds if arm == name) for name in ("base", "far", "like")}
     assert seeds["base"] == seeds["like"] == list(range(len(seeds["like"])))
     assert 3 <= len(seeds["far"]) < len(seeds["like"]), "decided sooner, and left alone from then on"
     assert "every arm that has results is decided" in said
-    found = {c.arm: c for c in sequential_seeds._contrasts(job(tmp_path, ["far", "like"], SeedBudget("", 1, "core")), plan)}
+    found = {c.arm: c for c in sequential_seeds._contrasts(config(tmp_path, ["far", "like"], SeedBudget("", 1, "core")), plan)}
     assert found["far"].verdict == "lower" and found["like"].verdict == "equivalent"
-    assert found["far"].n == len(seeds["far"]) and len(plan.requested) == len(session.seeds)
+    assert found["far"].n == len(seeds["far"]) and len(plan.requested) == len(runner.seeds)
 
 
 def test_it_stops_when_the_budget_is_spent_and_says_what_more_it_would_take(tmp_path: Path) -> None:
-    session, said, _ = decide(tmp_path, ["near"], 0.05)  # core-hours; a trial takes 10 s
-    assert session.trial_seconds / 3600 <= 0.05
+    runner, said, _ = decide(tmp_path, ["near"], 0.05)  # core-hours; a trial takes 10 s
+    assert runner.trial_seconds / 3600 <= 0.05
     assert "1 undecided; a further round would take about" in said and "is left" in said
     assert "undecided near: " in said and "4 more seeds, about" in said and "would resolve differences of" in said
 
 
 def test_no_budget_no_further_seed(tmp_path: Path) -> None:
-    session, said, _ = decide(tmp_path, ["near"], 1e-6)
-    assert {seed for _, seed in session.seeds} == {0, 1, 2} and "0.00 core-hours is left" in said
+    runner, said, _ = decide(tmp_path, ["near"], 1e-6)
+    assert {seed for _, seed in runner.seeds} == {0, 1, 2} and "0.00 core-hours is left" in said
 
 
 def test_the_same_command_goes_on_where_it_was(tmp_path: Path) -> None:
     whole, _, _ = decide(tmp_path / "whole", ["like"], 100.0)
     torn, _, _ = decide(tmp_path / "torn", ["like"], 0.03)
-    assert (tmp_path / "torn" / "sweeps" / job(tmp_path, ["like"], SeedBudget("", 1, "core")).plan.sweep_id / MARK).is_file()
+    assert (
+        tmp_path / "torn" / "sweeps" / config(tmp_path, ["like"], SeedBudget("", 1, "core")).plan.sweep_id / UNTIL_DECIDED_MARK
+    ).is_file()
     earlier = tuple(sorted({seed for _, seed in torn.seeds}))  # as the sweep's file tells the next command
     assert len(earlier) > 3
     rest, said, plan = decide(tmp_path / "torn", ["like"], 100.0, earlier=earlier)
@@ -119,11 +112,11 @@ def test_the_same_command_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_an_arm_that_always_fails_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = job(tmp_path, ["near"], SeedBudget("so much", 100.0, "core"))
-    session, console = FakeSession(given.store), Console(record=True, width=200, file=(tmp_path / "log").open("w"))
-    session.run(given.plan)
-    session.failing = {"near"}
-    sequential_seeds.run(given, given.budget, session, console)  # type: ignore[arg-type]
+    given = config(tmp_path, ["near"], SeedBudget("so much", 100.0, "core"))
+    runner, console = FakeRunner(given.snapshot), Console(record=True, width=200, file=(tmp_path / "log").open("w"))
+    runner.run(given.plan)
+    runner.failing = {"near"}
+    sequential_seeds.run(given, given.budget, runner, console)  # type: ignore[arg-type]
     assert "brought no result" in console.export_text()
 
 
@@ -152,7 +145,7 @@ def test_false_verdicts_are_as_rare_as_stated_over_the_whole_procedure() -> None
     ("1.5gpu-h", (1.5, "gpu")),
 ])  # fmt: skip
 def test_budgets(text: str, expected: tuple[float, str]) -> None:
-    found = _budget(argparse.Namespace(until_decided=True, budget=text))
+    found = _budget(replace(parse([]), until_decided=True, budget=text))
     assert found is not None and (found.amount, found.unit) == expected
 
 
@@ -163,4 +156,4 @@ def test_budgets(text: str, expected: tuple[float, str]) -> None:
 ])  # fmt: skip
 def test_a_wrong_budget_says_what_is_wrong(given: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
-        _budget(argparse.Namespace(**given))
+        _budget(replace(parse([]), **given))

@@ -18,44 +18,16 @@ from mlflow import MlflowClient
 
 from core.errors import InputError
 from sweeps.execution.worker import run_trial
-from sweeps.planning.trial import Plan
 from sweeps.storage.image_sets import Images
 from sweeps.storage.trial_store import TrialStore
-from sweeps.tracking import tracker, uri
+from sweeps.tracking.child_run import metric_name
+from sweeps.tracking.parent_run import SweepSummary
+from sweeps.tracking.tracker import Tracker
+from sweeps.tracking.uri import check_uri
 from tests.servers import server_of_health
-from tests.sweeps.test_engine import arm, tiny_plan
-from tests.sweeps.test_engine import images as images  # noqa: PLC0414
+from tests.sweeps.tiny import arm, record_of, runs, tell, tiny_plan
 
 ARMS = {"z": {"mu": 0}, "n": {"pairing": "neighbors"}}
-
-
-def tell(plan: Plan, storage: Path, uri: str, *, live: bool = False, skipped: dict[str, str] | None = None) -> None:
-    """What the driver does: everything the store knows, to a tracker of its own."""
-    store = TrialStore(storage)
-    tracker = tracker.Tracker(uri, storage, plan, store, "python sweeps/run.py")
-    for key, trial in plan.trials.items():
-        record = store.record(trial, skipped=(skipped or {}).get(key))
-        if live and record.training:
-            tracker.started(trial)
-            for epoch in record.training.history:
-                tracker.epoch(trial, epoch)
-        if record.status != "open":
-            tracker.ended(record)
-        if record.status == "done":
-            tracker.drawn(trial)
-    tracker.close(status="FAILED" if skipped else "FINISHED", metrics={"trials_done": 1.0}, moment=7.0, artifacts=[])
-    assert tracker.problem is None
-
-
-def runs(uri: str) -> tuple[Any, dict[str, Any]]:
-    client = MlflowClient(uri)
-    found = [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
-    parents = [run for run in found if run.data.tags["role"] == "sweep"]
-    assert len(parents) == 1
-    children = {run.data.tags["arm"]: run for run in found if run.data.tags["role"] == "trial"}
-    assert len(children) + 1 == len(found)
-    assert all(run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id for run in children.values())
-    return parents[0], children
 
 
 def points(uri: str, run: Any) -> list[tuple[str, int, float]]:
@@ -109,7 +81,9 @@ def test_a_number_that_changed_is_said_and_becomes_the_latest(tmp_path: Path, im
     trial = arm(plan, "base")
     run_trial(trial, images, tmp_path)
     tell(plan, tmp_path, uri)
-    monkey = {id_: replace(r, value=0.125, time=r.time + 60) for id_, r in store.results(trial.key).items() if "rankme" in id_}
+    monkey = {
+        id_: replace(r, value=0.125, time=r.time + 60) for id_, r in store.read(trial.key).results.items() if "rankme" in id_
+    }
     store.save_results(trial.key, monkey)
     tell(plan, tmp_path, uri)
     tell(plan, tmp_path, uri)
@@ -142,11 +116,11 @@ def test_an_experiment_deleted_in_the_ui_is_restored(tmp_path: Path) -> None:
 def test_a_child_left_running_by_a_killed_driver_is_taken_over(tmp_path: Path, images: Images) -> None:
     plan, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), f"sqlite:///{tmp_path / 'mlflow.db'}"
     run_trial(arm(plan, "base"), images, tmp_path)
-    record = TrialStore(tmp_path).record(arm(plan, "base"))
+    record = record_of(TrialStore(tmp_path), arm(plan, "base"))
     assert record.training is not None
-    killed = tracker.Tracker(uri, tmp_path, plan, TrialStore(tmp_path), "x")
-    killed.started(arm(plan, "base"))
-    killed.epoch(arm(plan, "base"), record.training.history[0])
+    killed = Tracker(uri, plan, TrialStore(tmp_path), "x")
+    killed.on_trial_start(arm(plan, "base"))
+    killed.on_epoch_end(arm(plan, "base"), record.training.history[0])
     killed._queue.put(None)
     killed._thread.join()
     assert runs(uri)[1]["base"].info.status == "RUNNING"
@@ -176,28 +150,28 @@ def test_failed_and_skipped_trials_are_marked_and_recover(tmp_path: Path, images
 def test_a_database_that_breaks_is_reported_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database, and longer than a header would be " * 10)
     plan = tiny_plan(tmp_path, ARMS)
-    tracker = tracker.Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, plan, TrialStore(tmp_path), "x")
-    tracker.started(arm(plan, "base"))
-    tracker.close(status="FINISHED", metrics={}, moment=0.0, artifacts=[])
-    assert tracker.problem is not None and "database" in tracker.problem
+    watcher = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", plan, TrialStore(tmp_path), "x")
+    watcher.on_trial_start(arm(plan, "base"))
+    watcher.close(SweepSummary("FINISHED", {}, 0.0, ()))
+    assert watcher.problem is not None and "database" in watcher.problem
 
 
 def test_a_server_is_asked_for_its_health() -> None:
     with server_of_health() as server:
         uri = f"http://127.0.0.1:{server.server_port}"
-        uri.check_uri(uri)
+        check_uri(uri)
         server.healthy = False  # type: ignore[attr-defined]
         with pytest.raises(InputError, match=r"--tracking-uri http://127.0.0.1:\d+"):
-            uri.check_uri(uri)
+            check_uri(uri)
     with pytest.raises(InputError, match="no MLflow server answers"):
-        uri.check_uri(uri)
+        check_uri(uri)
 
 
 def test_a_file_that_is_no_database_is_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_text("this is no database, and longer than a header would be " * 10)
     for path in (tmp_path, tmp_path / "x.db"):
         with pytest.raises(InputError, match="is no SQLite database"):
-            uri.check_uri(f"sqlite:///{path}")
+            check_uri(f"sqlite:///{path}")
 
 
 def test_a_database_that_a_killed_process_left_amid_a_transaction_or_that_another_writes_is_taken(tmp_path: Path) -> None:
@@ -209,8 +183,8 @@ def test_a_database_that_a_killed_process_left_amid_a_transaction_or_that_anothe
         database.executemany("INSERT INTO t VALUES (?)", [("x" * 1000,)] * 100)
         for suffix in ("", "-journal"):
             shutil.copy(f"{busy}{suffix}", f"{killed}{suffix}")
-        uri.check(f"sqlite:///{busy}")
-        uri.check_uri(f"sqlite:///{killed}")
+        check_uri(f"sqlite:///{busy}")
+        check_uri(f"sqlite:///{killed}")
     with closing(sqlite3.connect(killed)) as database:
         assert database.execute("SELECT count(*) FROM t").fetchone() == (0,)
 
@@ -218,11 +192,11 @@ def test_a_database_that_a_killed_process_left_amid_a_transaction_or_that_anothe
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "ftp://x", "http://localhost:abc"])
 def test_what_cannot_be_tracked_to_is_refused(uri: str) -> None:
     with pytest.raises(InputError, match="--tracking-uri"):
-        uri.check_uri(uri)
+        check_uri(uri)
 
 
 def test_names_that_mlflow_takes() -> None:
-    assert tracker.metric_name("anomaly_auc/folder:/data//./mnist (1)/") == "anomaly_auc/folder:/data/mnist _1_"
+    assert metric_name("anomaly_auc/folder:/data//./mnist (1)/") == "anomaly_auc/folder:/data/mnist _1_"
 
 
 def test_a_fresh_process_without_this_package_loads_the_encoder_that_was_evaluated(tmp_path: Path, images: Images) -> None:
