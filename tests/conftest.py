@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several test processes with a thread a core each would wait for one another; read by the libraries when they load.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +19,10 @@ from core.config import TrialConfig, make_config
 from core.datasets import ImageSet, Splits
 from sweeps.storage.image_sets import Images
 
+if TYPE_CHECKING:
+    from tests.main_job import MainJob
+
+ROOT = Path(__file__).parents[1]
 TINY: dict[str, Any] = {
     "dataset": "digits-m",
     "anomaly_datasets": ["digits-m-patches"],
@@ -74,3 +83,11 @@ def images(splits: Splits) -> Images:
 @pytest.fixture(scope="session")
 def splits() -> Splits:
     return Splits(image_set(80), image_set(16, seed=1), image_set(48, seed=2))
+
+
+@pytest.fixture(scope="session")
+def main_job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
+    """The main job with a third of the epochs; its tests are in one xdist group, so that it runs once."""
+    from tests.main_job import run_main_job
+
+    return run_main_job(tmp_path_factory.mktemp("main_job"), "--set", "epochs=5")

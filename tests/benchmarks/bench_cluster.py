@@ -17,8 +17,8 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster.nodes import ROOT, Nodes
-from tests.conftest import TINY, image_folder
+from tests.cluster.nodes import Nodes
+from tests.conftest import ROOT, TINY, image_folder
 
 
 def measure(nodes: int, trials: int, images: Path, epochs: int) -> tuple[float, float, float]:

@@ -19,9 +19,9 @@ from typing import Any, Self
 import psutil
 import yaml
 
+from tests.conftest import ROOT
 from tests.servers import free_port
 
-ROOT = Path(__file__).parents[2]
 _BIN = Path(sys.executable).parent
 _READY = 120.0  # seconds for a node to start
 _STORE = 150_000_000  # bytes of each object store

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.cluster.nodes import ROOT
+from tests.conftest import ROOT
 
 CLOUD = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
 #: The form for one's own machines, as the docs' page has it.

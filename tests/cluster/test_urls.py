@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,14 +29,13 @@ from core.atomic_files import (
     scratch_folder,
 )
 from core.errors import InputError
-from sweeps.storage.location import StorageProbe, answer, check_folder, storage_path
+from sweeps.storage.location import StorageProbe, check_folder, reply_to_probe, storage_path
 from sweeps.strategies.optuna_study import Study
 from sweeps.tracking import uri
-from tests.cluster.nodes import ROOT
-from tests.cluster.test_nodes import here, tables, wait_for
-from tests.conftest import image_folder
+from tests.cluster.test_nodes import arguments, here, tables, wait_for
+from tests.conftest import ROOT, image_folder
 from tests.servers import free_port, mlflow_server, s3_server
-from tests.sweeps.test_search import SEARCH
+from tests.sweeps.strategies.test_search import SEARCH
 
 
 @pytest.fixture
@@ -82,10 +82,10 @@ def test_a_damaged_file_is_made_anew_and_a_store_that_is_away_is_not_an_empty_on
 def test_a_node_answers_a_marker(url: Path, tmp_path: Path) -> None:
     for storage in (url, tmp_path):
         check_folder("--storage", storage)
-        with StorageProbe(storage) as marker:
-            assert not marker.answered("b") and answer(storage, marker.name, "a") is None
-            assert marker.answered("a") and not marker.answered("b")
-            assert "FileNotFoundError" in str(answer(tmp_path / "elsewhere", marker.name, "b"))
+        with StorageProbe(storage) as probe:
+            assert not probe.answered("b") and reply_to_probe(storage, probe.name, "a") is None
+            assert probe.answered("a") and not probe.answered("b")
+            assert "FileNotFoundError" in str(reply_to_probe(tmp_path / "elsewhere", probe.name, "b"))
         assert not list(storage.glob(".marker*"))
 
 
@@ -115,15 +115,20 @@ def test_a_job_that_would_leave_its_results_in_a_copy_of_the_code_is_refused(tmp
     assert "--profile: on a cluster (127.0.0.1:1) it must be named" in profile and "--storage results: a job runs in" in storage
 
 
+#: One arm of each kind: a parent's child, the labels, no training, a fit, pixels.
+KINDS: dict[str, Any] = {
+    "n": {"pairing": "neighbors"},
+    **{method: {"method": method} for method in ("supervised", "untrained", "pca", "laplacian-eigenmaps", "raw-pixels")},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_the_ablations_behind_s3_with_a_tracking_server_that_is_killed_for_a_while(
+@pytest.mark.timeout(900)
+def test_arms_of_every_kind_behind_s3_with_a_tracking_server_that_is_killed_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, odd = image_folder(tmp_path / "images"), image_folder(tmp_path / "odd", train=40, test=60)
-    command = ["--grid", "ablations", "--profile", "digits-m", "--data", str(tmp_path / "data"),
-               "--set", f"dataset=folder:{images}", "--set", f'anomaly_datasets=["folder:{odd}"]',
-               "--set", "batch_size=32", "--set", "epochs=4"]  # fmt: skip
+    command = arguments(tmp_path, images, KINDS, epochs=4, anomaly_datasets=[f"folder:{odd}"])
     here(command, tmp_path / "undisturbed")
     port, log = free_port(), tmp_path / "log"
     with s3_server(tmp_path, "bucket") as environment:
@@ -134,7 +139,7 @@ def test_the_ablations_behind_s3_with_a_tracking_server_that_is_killed_for_a_whi
         with mlflow_server(tmp_path, port):
             driver = subprocess.Popen(line, stdout=log.open("w"), stderr=subprocess.STDOUT, env=os.environ, cwd=tmp_path)
             wait_for(lambda: "    done  " in log.read_text() or driver.poll() is not None)
-        time.sleep(30)
+        time.sleep(10)
         with mlflow_server(tmp_path, port) as uri:
             assert driver.wait(timeout=600) == 0, log.read_text()
             assert "MLflow is away" in log.read_text() and "MLflow is back" in log.read_text()
@@ -147,10 +152,10 @@ def test_the_ablations_behind_s3_with_a_tracking_server_that_is_killed_for_a_whi
 
 
 def _assert_told_once(client: MlflowClient) -> None:
-    """The sweep and its fourteen trials, each with each (metric, step) once, its history, its files, its model."""
+    """The sweep and its seven trials, each with each (metric, step) once, its history, its files, its model."""
     found = [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
     children = [run for run in found if run.data.tags["role"] == "trial"]
-    assert len(children) == len({run.data.tags["trial_key"] for run in children}) == 14 and len(found) == 15
+    assert len(children) == len({run.data.tags["trial_key"] for run in children}) == 7 and len(found) == 8
     for run in found:
         assert run.info.status == "FINISHED"
         for name in run.data.metrics:

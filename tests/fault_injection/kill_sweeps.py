@@ -32,9 +32,8 @@ import yaml
 
 from core.atomic_files import load_arrays, load_json
 from sweeps.storage.trial_store import TrialStore
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 
-ROOT = Path(__file__).parents[2]
 GRID: dict[str, Any] = {
     "question": "Is anything lost?",
     "base": {**TINY, "train_subset": 1000, "batch_size": 32, "epochs": 6},
@@ -255,8 +254,13 @@ def kill_driver(torn: Torn, delay: float, draw: random.Random) -> bool:
 
 def interrupt_driver(torn: Torn, delay: float, draw: random.Random) -> bool:
     """Runs the command and interrupts it after a while: Ctrl-C (the whole group) or kill -INT; False where it was over."""
+    return not _is_over(torn, delay) and _interrupt(torn, 0.0, draw)
+
+
+def _interrupt(torn: Torn, delay: float, draw: random.Random) -> bool:
+    """Interrupts the running command after a while; False where it was over before."""
     command = torn.command
-    if _is_over(torn, delay):
+    if command.wait(delay) is not None:
         return False
     family, doing, group = command.family(), _doing(command), draw.random() < 0.5
     if group:
@@ -267,7 +271,8 @@ def interrupt_driver(torn: Torn, delay: float, draw: random.Random) -> bool:
     code = command.end()
     took = time.monotonic() - began
     torn.kills += 1
-    torn.say(f"Ctrl-C {torn.kills} ({'group' if group else 'driver'}) after {delay:5.1f} s: {doing}; {code} in {took:.1f} s")
+    after = began - command.started
+    torn.say(f"Ctrl-C {torn.kills} ({'group' if group else 'driver'}) after {after:5.1f} s: {doing}; {code} in {took:.1f} s")
     said = command.log.read_text()
     if code not in (0, 130):
         torn.note(f"exit code {code} after SIGINT; {said[-2000:]}")
@@ -297,21 +302,28 @@ def kill_workers(torn: Torn, instants: list[tuple[int, float]], draw: random.Ran
             time.sleep(0.05)
         if command.wait(seconds) is not None:
             break
-        while command.process.poll() is None:
-            victims = [(process, task) for process, task in busy(command) if deaths[_job(task)] < _DEATHS]
-            if victims:
-                process, task = draw.choice(victims)
-                with suppress(psutil.Error):
-                    process.kill()
-                    torn.kills += 1
-                    deaths[_job(task)] += 1
-                    torn.say(f"kill {torn.kills} after {time.monotonic() - command.started:5.1f} s: {task}")
-                    break
-            time.sleep(0.05)
+        _kill_a_worker(torn, draw, deaths)
         torn.remember()
     if (code := command.end()) != 0:
         torn.note(f"exit code {code}; {command.log.read_text()[-3000:]}")
     return torn.kills
+
+
+def _kill_a_worker(torn: Torn, draw: random.Random, deaths: Counter[str] | None = None) -> bool:
+    """Kills a worker as soon as one is busy; False where the command ended before."""
+    command, deaths = torn.command, Counter[str]() if deaths is None else deaths
+    while command.process.poll() is None:
+        victims = [(process, task) for process, task in busy(command) if deaths[_job(task)] < _DEATHS]
+        if victims:
+            process, task = draw.choice(victims)
+            with suppress(psutil.Error):
+                process.kill()
+                torn.kills += 1
+                deaths[_job(task)] += 1
+                torn.say(f"kill {torn.kills} after {time.monotonic() - command.started:5.1f} s: {task}")
+                return True
+        time.sleep(0.05)
+    return False
 
 
 def _job(task: str) -> str:
@@ -341,7 +353,7 @@ def torn_sweeps(
                 torn.command.start()
                 if (code := torn.command.end()) != 0:
                     torn.note(f"exit code {code} of the last command; {torn.command.log.read_text()[-3000:]}")
-            for fault in errors(whole.command, torn) if torn.command.process.returncode == 0 else ():
+            for fault in differences(whole.command, torn) if torn.command.process.returncode == 0 else ():
                 torn.note(fault)
         except TimeoutError as error:
             torn.note(str(error))
@@ -355,10 +367,34 @@ def torn_sweeps(
     return found
 
 
+def torn_by_all(draw: random.Random, whole: Undisturbed, folder: Path, say: Callable[[str], None] = print) -> list[str]:
+    """Tear one sweep by every kind of kill: SIGKILL to the driver; SIGKILL to a worker, then SIGINT; then let it end.
+
+    Returns:
+        All faults.
+    """
+    torn = Torn(Command(folder, whole.command.grid, whole.command.data), say=say)
+    work = whole.seconds - whole.startup
+    if not kill_driver(torn, whole.startup + draw.uniform(0, work / 3), draw):
+        torn.note("the sweep ended before its driver was killed")
+    torn.command.start()
+    if not _kill_a_worker(torn, draw):
+        torn.note("the sweep ended before a worker was killed")
+    elif not _interrupt(torn, draw.uniform(0.5, 3.0), draw):
+        torn.note("the sweep ended before its Ctrl-C")
+    torn.command.start()
+    if (code := torn.command.end()) != 0:
+        torn.note(f"exit code {code} of the last command; {torn.command.log.read_text()[-3000:]}")
+    else:
+        for fault in differences(whole.command, torn):
+            torn.note(fault)
+    return torn.errors
+
+
 # -- checking ------------------------------------------------------------------------------------------------------------
 
 
-def errors(whole: Command, torn: Torn) -> list[str]:
+def differences(whole: Command, torn: Torn) -> list[str]:
     """What differs between a sweep that was killed and one that was not, or was repeated, or is left behind."""
     torn.remember()
     return [

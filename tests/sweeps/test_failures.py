@@ -12,9 +12,10 @@ import psutil
 import pytest
 import yaml
 
-from tests.sweeps.test_run import BASE, ROOT, children
+from tests.conftest import ROOT
+from tests.sweeps.tiny import BASE, children
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1200)]
 
 DOOMED = {"learning_rate": 1e30, "optimizer": "sgd"}
 ARMS = {"raises": {"mu": 1}, "hungry": {"mu": 2}, "doomed": DOOMED, "child": {"pairing": "neighbors", "parent": DOOMED}}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
@@ -16,11 +14,8 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from sweeps.storage.trial_store import TrialStore
-from tests.conftest import TINY, image_folder
-
-ROOT = Path(__file__).parents[2]
-BASE = {**TINY, "train_subset": 200, "batch_size": 32, "epochs": 2}
-
+from tests.conftest import ROOT, image_folder
+from tests.sweeps.tiny import BASE, children
 
 #: What grids of this file look at: few images, for t-SNE of 2,000 takes longer than all else here.
 FEW = "folder:few"
@@ -51,12 +46,6 @@ def grid(tmp_path: Path, arms: dict[str, Any], **base: Any) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump({"question": "does it work?", "base": BASE | {"dataset": FEW} | base, "arms": arms}))
     return path
-
-
-def children(storage: Path) -> dict[str, Any]:
-    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    found = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id], "tags.role = 'trial'")]
-    return {f"{r.data.tags['sweep']} {r.data.tags['arm']}": r for r in found}
 
 
 # -- wrong input ---------------------------------------------------------------------------------------------------------
@@ -108,10 +97,8 @@ def test_wrong_input_gets_one_message_and_starts_nothing(
     (tmp_path / "file").write_text("x")
     paths["grid"] = str(grid(tmp_path, {"[/b]": {}}))
     storage = [] if "--storage" in arguments else ["--storage", str(tmp_path / "results")]
-    started = time.monotonic()
     done = run(cache, *(argument.format(**paths) for argument in arguments), *storage)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert time.monotonic() - started < 30
     assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
     for text in named:
         assert text.format(**paths) in done.stderr
@@ -145,10 +132,8 @@ def test_a_sweep_its_repetition_and_a_second_grid_that_shares_trials(tmp_path: P
     assert {run.info.status for run in before.values()} == {"FINISHED"}
     stamps = {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("*.*")}
 
-    started = time.monotonic()
     again = run(cache, "--grid", first, "--storage", storage)
     assert again.returncode == 0 and "3 of 3 trials are done, nothing is trained" in again.stdout
-    assert time.monotonic() - started < 30
     assert {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("*.*")} == stamps
     assert {name: r.info.run_id for name, r in children(storage).items()} == {n: r.info.run_id for n, r in before.items()}
 
@@ -225,46 +210,6 @@ def test_a_sweep_on_real_images_from_folders(tmp_path: Path, real_data: Path, ca
     done = run(cache, "--grid", path, "--storage", tmp_path / "results")
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(r.data.metrics["anomaly_auc"] > 0 for r in children(tmp_path / "results").values())
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(2200)
-def test_the_main_job(tmp_path: Path, cache: Path) -> None:
-    """``--grid ablations`` as the README gives it: every arm, figure and table, within ten minutes, in the studies' order."""
-    started = time.monotonic()
-    command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--grid", "ablations", "--data", str(cache)]
-    done = subprocess.run([*command, "--storage", str(tmp_path / "results")], capture_output=True, text=True, timeout=2000)
-    assert done.returncode == 0, done.stdout + done.stderr
-    first = done.stdout.splitlines()[0]
-    if "no GPU" not in first:
-        pytest.skip("this machine has a GPU: auto took the profile cifar10")
-    assert first.startswith("profile digits-m, because Ray sees no GPU on this machine")
-    taken = time.monotonic() - started
-    found = {r.data.tags["arm"]: r for r in children(tmp_path / "results").values()}
-    # Ten minutes on two busy cores that each train 1,500 images a second; a machine that other work slows is given more.
-    speed = median(r.data.metrics["images_per_second"] for r in found.values() if "images_per_second" in r.data.metrics)
-    assert taken < 600 * max(1.0, 1500 / speed)
-    assert len(found) == 14 and {r.info.status for r in found.values()} == {"FINISHED"}
-    probe = {name: r.data.metrics["probe_accuracy"] for name, r in found.items()}
-    assert probe["base"] > probe["neighbors"] > probe["no-variance"]
-    assert probe["supervised"] > probe["base"] > max(probe["raw-pixels"], probe["untrained"], probe["pca"])
-    collapsed = {name: r.data.metrics.get("collapse_indicators") for name, r in found.items()}
-    assert collapsed["base"] == 0 and collapsed["no-variance"] == 3
-    client = MlflowClient(f"sqlite:///{tmp_path / 'results' / 'mlflow.db'}")
-    figures = {"anomalies_digits-m-patches", "anomalies_digits-m-black", "projections", "retrieval", "clusters", "spectrum"}
-    for r in found.values():
-        expected = figures | {"invariances"} | ({"loss"} if "epochs" in r.data.params else set())
-        drawn = {Path(item.path).stem for item in client.list_artifacts(r.info.run_id, "figures")}
-        assert drawn == expected
-        assert {"mu", "lambda", "nu"} <= set(r.data.params) and r.inputs.dataset_inputs
-    experiment = found["base"].info.experiment_id
-    models = client.search_logged_models([experiment])
-    assert {m.source_run_id for m in models} == {r.info.run_id for r in found.values() if "encoder" in r.data.params}
-    (parent,) = client.search_runs([experiment], "tags.role = 'sweep'")
-    kept = {item.path for item in client.list_artifacts(parent.info.run_id)}
-    assert {"report.html", "table.csv", "trials.csv", "table.tex", "contrasts.csv", "sweep.json"} == kept
-    text = next((tmp_path / "results").glob("sweeps/*/report.html")).read_text()
-    assert "http://" not in text and "https://" not in text and text.count("data:image/png") >= 18
 
 
 @pytest.mark.slow

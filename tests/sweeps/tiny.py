@@ -23,6 +23,9 @@ from sweeps.tracking.parent_run import SweepSummary
 from sweeps.tracking.tracker import Tracker
 from tests.conftest import TINY
 
+#: Fields of trials that are run by whole commands.
+BASE: dict[str, Any] = {**TINY, "train_subset": 200, "batch_size": 32, "epochs": 2}
+
 
 def planner(data_dir: Path, profile: str = "digits-m", **changes: Any) -> Planner:
     """A planner for CPUs without special features."""
@@ -110,3 +113,10 @@ def runs(uri: str) -> tuple[Any, dict[str, Any]]:
     assert len(children) + 1 == len(found)
     assert all(run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id for run in children.values())
     return parents[0], children
+
+
+def children(storage: Path) -> dict[str, Any]:
+    """The trials' runs in a storage's database, by sweep and arm."""
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    found = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id], "tags.role = 'trial'")]
+    return {f"{r.data.tags['sweep']} {r.data.tags['arm']}": r for r in found}

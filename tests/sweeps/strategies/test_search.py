@@ -31,9 +31,8 @@ from sweeps.storage.records import TrialRecord
 from sweeps.storage.trial_store import TrialStore
 from sweeps.strategies.optuna_study import Study, rung_epochs
 from sweeps.sweep_config import check
-from tests.conftest import tiny_config
-from tests.sweeps.test_run import BASE, ROOT, children
-from tests.sweeps.tiny import arm, finish, is_done, record_of, tiny_plan
+from tests.conftest import ROOT, tiny_config
+from tests.sweeps.tiny import BASE, arm, children, finish, is_done, record_of, tiny_plan
 
 SPACE: dict[str, Any] = {
     "mu/lambda": {"low": 0.02, "high": 20.0, "log": True, "zero": True},
