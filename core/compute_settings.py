@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-# Read by torch at its first allocation: activations in huge pages where the system leaves that to programs (Linux: "madvise").
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 import torch
 
 _held: ContextVar[tuple[int, bool] | None] = ContextVar("_held", default=None)  # the settings of the block around
@@ -29,6 +26,8 @@ def compute_settings(threads: int, *, deterministic: bool = False) -> Iterator[N
     if _held.get() == (threads, deterministic):  # a block within the block: to look at all libraries again takes 20 ms
         yield
         return
+    # Read by torch at its first allocation: tensors in huge pages where the system leaves that to programs (Linux: "madvise").
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     import sklearn.cluster  # noqa: F401  (threadpool_limits reaches only the libraries that are loaded, OpenMP's among them)
     from threadpoolctl import threadpool_limits
 

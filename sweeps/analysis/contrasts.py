@@ -129,16 +129,20 @@ def test_set_errors(summaries: Sequence[ArmSummary], store: TrialStore) -> dict[
     seeds that both have; images rendered from one source are drawn together.
     """
     base = next((summary for summary in summaries if summary.arm == BASE), None)
-    theirs = {} if base is None else _right(base, store)
+    if base is None:
+        return {}
+    theirs = _right(base, store)
     errors = {}
     for summary in summaries:
+        if summary.arm == BASE:
+            continue
         mine = _right(summary, store)
         seeds = sorted({seed for side in (mine, theirs) for seed in side if seed is not None})
         pairs = [(mine.get(seed, mine.get(None)), theirs.get(seed, theirs.get(None))) for seed in seeds]
-        differences = [one[0] - other[0] for one, other in pairs if one is not None and other is not None]
-        if summary.arm != BASE and differences:
-            groups = next(one[1] for one, other in pairs if one is not None and other is not None)
-            errors[summary.arm] = bootstrap_error(np.mean(differences, axis=0), groups)
+        both = [(one, other) for one, other in pairs if one is not None and other is not None]
+        if both:
+            differences = [one[0] - other[0] for one, other in both]
+            errors[summary.arm] = bootstrap_error(np.mean(differences, axis=0), both[0][0][1])
     return errors
 
 
