@@ -120,7 +120,7 @@ class Augmentation(BaseModel):
 
 
 class TrialConfig(BaseModel):
-    """All that defines one trial. Frozen; unknown keys are refused; :func:`make_config` reports all faults at once."""
+    """All that defines one trial. Frozen; unknown keys are refused; :func:`make_config` reports all errors at once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -258,7 +258,7 @@ def make_config(fields: Mapping[str, Any], where: str = "") -> TrialConfig:
     """Validates plain values, e.g. from YAML.
 
     Raises:
-        InputError: with one line for every fault, each naming the key, the value and the choices, after ``where``.
+        InputError: with one line for every error, which names the key, the value and the choices, after ``where``.
     """
     try:
         return TrialConfig.model_validate(dict(fields))

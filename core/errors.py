@@ -1,4 +1,4 @@
-"""The two errors that a user is meant to read."""
+"""The two exceptions whose messages are written for the user."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something that the user wrote or pointed at is wrong; every fault found is listed, one a line.
+    """Something that the user wrote or named is wrong; all errors that were found are listed, one per line.
 
     The command line prints it without a traceback and exits with code 2.
     """

@@ -1,7 +1,7 @@
 """``folder:PATH``: any folder of images as a data set, decoded once, in parallel, and kept by a hash of its content.
 
 A data set has class folders below ``train/`` and ``test/``. A set of anomalies needs only ``test/``, or any images at all.
-Hidden files and files that are no images (by their ending) are passed over; a broken image is refused, never skipped.
+Hidden files and files that are no images (by their ending) are ignored; a broken image is an error and never skipped.
 """
 
 from __future__ import annotations

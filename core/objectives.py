@@ -37,7 +37,7 @@ class Objective(Protocol):
 
     @property
     def top(self) -> nn.Sequential:
-        """The module above the encoder."""
+        """The module above the encoder: the projector (VICReg) or the linear classifier (supervised)."""
 
     def batches(self, epoch: int, anchors: Indices) -> Batch:
         """All that one epoch draws for the images ``anchors`` [steps * batch_size] in their order, step after step."""

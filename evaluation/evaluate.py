@@ -223,7 +223,7 @@ class Evaluation:
     Attributes:
         values: name (``anomaly_auc/<set>`` for metrics of an anomaly set) -> number; None where it does not apply.
         problems: name -> why there is no number.
-        defects: those of the problems that are the metric's own fault rather than the evidence's.
+        defects: names of those problems that are errors in the metric's code rather than a property of the inputs.
         seconds: how long it took.
     """
 

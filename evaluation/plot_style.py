@@ -79,7 +79,7 @@ def colour(index: int) -> str:
 
 
 def line(index: int) -> dict[str, str]:
-    """A curve's colour and dashes, told apart up to 40 of them."""
+    """Return the line style (colour and dashes) of curve ``index``; the first 40 are distinct."""
     return {"color": colour(index), "linestyle": LINES[(index // len(COLOURS) + index) % len(LINES)]}
 
 

@@ -43,7 +43,7 @@ def logistic_probe(train: Labelled, validation: Labelled, test: Labelled) -> Pro
     """Multinomial logistic regression on standardised features, fitted by L-BFGS until its gradient is small.
 
     Features are standardised with train's mean and deviation (constant ones are left at zero), so the result does not depend on
-    their scale: a collapsed representation that still holds traces of the image is not shown up by this number. The
+    their scale: a collapsed representation that still holds traces of the image is not detected by this number. The
     strength of the L2 penalty is the one with the best validation accuracy, the stronger where two are equal; each fit starts
     from the one before, and none is weaker than the first whose validation accuracy is more than one standard error below the
     best (weak penalties take longest). The probe is not refitted on validation.

@@ -32,10 +32,10 @@ def knn_accuracy(
 
 
 def distinct_farthest(train: NDArray[np.float32], queries: NDArray[np.float32], k: int = FARTHEST) -> float:
-    """How many different images are among the k most distant train images of all queries, of as many as there could be.
+    """Return the number of distinct images among the k most distant train images of all queries, divided by the most possible.
 
-    That is M * k, or all N where they are fewer. Near 0 the same few images (hubs) are the most distant ones of every query; 1
-    where no image is so for two, or every one is for some.
+    The most possible is M * k, or N if that is less. Near 0, the same few images (hubs) are the most distant ones of all
+    queries; 1 if no image is shared between queries, or if every train image is used.
 
     Args:
         train: [N, D] float32.

@@ -1,4 +1,4 @@
-"""What the driver reports while a plan runs; progress, MLflow and the figures listen."""
+"""Events that the driver reports while a plan runs, to the progress display, to MLflow and to the drawing of figures."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from sweeps.storage.records import TrialRecord
 
 
 class SweepCallback:
-    """Base class of listeners: every event does nothing by default, so a listener defines only those that it needs.
+    """Base class of listeners: the method of every event does nothing by default, so a listener overrides only what it needs.
 
-    Most events come from Ray Tune's event loop: an implementation returns at once and never raises. In order::
+    Most methods are called from Ray Tune's event loop, so they must return quickly and must not raise. In order::
 
         on_sweep_start
           on_trial_added        (a search adds a trial)
           on_trial_start
-            on_trial_wait       (the worker has to wait, or died and the trial continues elsewhere)
+            on_trial_wait       (the worker has to wait; or it died, and the trial continues on another one)
             on_epoch_end
           on_trial_end
         on_all_trials_end
-          on_figures_end        (of one trial; may come earlier, too)
+          on_figures_end        (of one trial; may also come earlier)
     """
 
     def on_sweep_start(self) -> None:
-        """The inputs are checked and something is going to run; the first event, before anything is written."""
+        """Handle the start: inputs are checked, and something will run. The first event, before anything is written."""
 
     def on_trial_added(self, trial: Trial) -> None:
-        """A search added a trial to the plan."""
+        """Handle a trial that a search added to the plan."""
 
     def on_trial_start(self, trial: Trial) -> None:
-        """A worker began the trial."""
+        """Handle the start of the trial on a worker."""
 
     def on_epoch_end(self, trial: Trial, record: dict[str, float]) -> None:
-        """An epoch ended and is in the store."""
+        """Handle the end of an epoch, whose record is in the store."""
 
     def on_trial_wait(self, trial: Trial, reason: str) -> None:
-        """The trial has to wait for a worker or for another process."""
+        """Handle that the trial has to wait, for a worker or for another process."""
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """The trial is done, failed, skipped or stopped."""
+        """Handle the end of the trial: it is done, failed, skipped or stopped."""
 
     def on_all_trials_end(self) -> None:
-        """All trials are over; the last figures are being drawn."""
+        """Handle the end of all trials; the last figures are still being drawn."""
 
     def on_figures_end(self, trial: Trial) -> None:
-        """The figures of a done trial are drawn, except those that could not be; not called from Tune's loop."""
+        """Handle that a done trial's figures were drawn, except those that could not be; not called from Tune's loop."""

@@ -22,8 +22,9 @@ from sweeps.storage.image_sets import Images
 
 _ANSWER_SECONDS = 120.0  # for a node's first worker process to start, which imports torch
 _CODE = ("core", "evaluation", "sweeps")
-#: Read by Tune when it runs; what the user has set stays. All ready trials may wait for resources, so that an autoscaler sees
-#: them; none of Tune's loggers writes files; Tune's own state, which nobody reads, is written at the end alone; no output.
+#: Environment variables that Tune reads when it runs; values that the user has set are kept. In order: all ready trials may
+#: wait for resources, so that an autoscaler sees them; none of Tune's loggers writes files; Tune's own state, which is never
+#: read, is written only at the end; Tune prints nothing.
 _TUNE_ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -34,7 +35,7 @@ _TUNE_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Node:
-    """One node: its id, a name for people, and its resources (``CPU``, ``GPU``)."""
+    """One node: its id, its name as shown in messages, and its resources (``CPU``, ``GPU``)."""
 
     id: str
     name: str
@@ -42,7 +43,9 @@ class Node:
 
 
 def connect(address: str | None) -> None:
-    """Start Ray on this machine, or join the cluster at ``address`` and send this code to its nodes.
+    """Start Ray on this machine (``address`` None), or join the cluster at ``address`` and send this code to its nodes.
+
+    Does nothing if Ray is connected already.
 
     Raises:
         InputError: if there is no cluster at the address.
@@ -58,10 +61,11 @@ def connect(address: str | None) -> None:
     ray_private.offer_token()
     root = Path(__file__).parents[2]
     if is_submitted():
-        # Nodes of one machine that share a temporary folder each unpack a job's code anew, over the folder that its driver
-        # stands in; and torch ends a process whose folder is gone ("oneMKL FATAL ERROR: Cannot load libtorch_cpu.so").
+        # Nodes on one machine that share a temporary folder each unpack the job's code again, over the folder that is the
+        # driver's working directory. torch ends a process whose working directory is gone ("oneMKL FATAL ERROR: Cannot load
+        # libtorch_cpu.so").
         os.chdir("/")
-    # A job's nodes have the working directory that was submitted with it.
+    # For a job, Ray has already sent the submitted working directory to the nodes.
     environment = None if is_submitted() else {"py_modules": [str(root / name) for name in _CODE]}
     try:
         ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
@@ -71,10 +75,10 @@ def connect(address: str | None) -> None:
 
 
 def disconnect() -> None:
-    """End what :func:`connect` started; a cluster that was joined lives on. Call it when no other thread is left.
+    """Disconnect from Ray, and end it if :func:`connect` started it; a cluster that was joined keeps running.
 
-    A thread whose garbage collection meets a reference of Ray's while Ray shuts down ends the whole process with code 1
-    ("accesses the Ray's worker after it is shutdown"): so references go first, and other threads have ended.
+    Call it when no other thread is left. If a thread's garbage collection frees a Ray reference while Ray shuts down, the whole
+    process ends with code 1 ("accesses the Ray's worker after it is shutdown"). Hence unused references are collected first.
     """
     gc.unfreeze()
     gc.collect()
@@ -82,7 +86,7 @@ def disconnect() -> None:
 
 
 def nodes() -> list[Node]:
-    """Return the nodes that are there."""
+    """Return the nodes that are alive."""
     return [
         Node(node["NodeID"], f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, node {node['NodeID'][:8]})",
              node["Resources"])
@@ -97,29 +101,29 @@ def gpus() -> int:
 
 
 def resources(plan: Plan, gpus_per_trial: float) -> dict[str, float]:
-    """Return what a trial's slot takes: a share of a GPU and a CPU, or as many CPUs as the trial has threads."""
+    """Return the resources of a trial's slot: a share of a GPU and one CPU, or as many CPUs as the trial has threads."""
     if gpus_per_trial:
         return {"CPU": 1.0, "GPU": gpus_per_trial}
     threads, found = max(trial.config.threads for trial in plan.trials.values()), nodes()
     if len(found) == 1 and 1 <= _of(found[0], "CPU") < threads and not ray_private.has_autoscaler():
-        threads = int(_of(found[0], "CPU"))  # one machine of fewer cores than threads runs the trials all the same
+        threads = int(_of(found[0], "CPU"))  # a single machine with fewer cores than threads still runs the trials
     return {"CPU": float(threads)}
 
 
 def slots(plan: Plan, gpus_per_trial: float) -> int:
-    """Return how many trials run at once on the nodes that are there; at least 1, for nodes may come."""
+    """Return how many trials the present nodes run at once; at least 1, because nodes may join later."""
     slot = resources(plan, gpus_per_trial)
     return max(1, sum(_fit(node, slot) for node in nodes()))
 
 
 def check_nodes(plan: Plan, gpus_per_trial: float, where: Path) -> str | None:
-    """Check that trials fit some node, and that every node reads and writes the storage.
+    """Check that a trial fits on some node, and that every node can read and write the storage.
 
     Returns:
         A note to print before trials start, or None.
 
     Raises:
-        InputError: naming what fits nowhere, or each node that does not share the storage.
+        InputError: if a trial fits on no node, or naming each node that does not share the storage.
     """
     slot = resources(plan, gpus_per_trial)
     needs = " and ".join(f"{amount:g} {name}" for name, amount in slot.items())
@@ -147,14 +151,14 @@ def _check_storage(found: list[Node], where: Path) -> None:
         errors, still = [], {node.id for node in nodes()}
         for reference, node in asked.items():
             if node.id not in still:
-                continue  # it went meanwhile, as nodes may
+                continue  # the node left meanwhile, which is allowed
             try:
                 reason = ray.get(reference, timeout=0)
             except (ray.exceptions.RayError, TimeoutError) as error:
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()]
                 reason = f"no answer: {lines[-1] if lines else type(error).__name__}"
             if reason is None and not probe.answered(node.id):
-                reason = "what it writes there is not seen here"
+                reason = "the driver does not see the file that the node wrote"
             if reason is not None:
                 errors.append(f"--storage {where}: node {node.name} does not share it ({reason})")
     if errors:
@@ -162,7 +166,7 @@ def _check_storage(found: list[Node], where: Path) -> None:
 
 
 def _fit(node: Node, slot: Mapping[str, float]) -> int:
-    """How many slots fit a node; a share of a GPU lies on one GPU."""
+    """How many slots fit on a node; a share below 1 of a GPU is taken from a single GPU."""
     return min(
         int(_of(node, name)) * int(1 / amount + 1e-9) if amount < 1 else int(_of(node, name) / amount)
         for name, amount in slot.items()
@@ -179,6 +183,6 @@ def put_images(images: Images) -> Any:
 
 
 def get_images(reference: Any) -> Images:
-    """Return the images behind what :func:`put_images` returned, read-only and without a copy, while Ray is connected."""
+    """Return the images for a reference from :func:`put_images`: read-only, without a copy, usable while Ray is connected."""
     images: Images = ray.get(reference)
     return images

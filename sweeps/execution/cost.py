@@ -1,4 +1,4 @@
-"""What a plan costs, and what the estimate rests on: finished trials of the same kind, or a stated rule."""
+"""Estimates of what a plan costs, from finished trials of the same kind or, without any, from a rule of thumb."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ from core.pairing import PAIRINGS
 from sweeps.planning.trial import Plan, Trial
 from sweeps.storage.snapshot import StoreSnapshot
 
-#: The rule, where nothing was measured: operations a second in training, and seconds a core needs to augment a view.
+#: The rule of thumb, used if nothing was measured: floating-point operations per second in training, and seconds that a core
+#: needs to augment a view.
 GPU_FLOPS = 1e14
 CPU_FLOPS_PER_THREAD = {"fp32": 6e10, "bf16": 1.2e11}
 AUGMENT_SECONDS = 1e-4
 _EVALUATION_SECONDS = 8.0
 _RAW_PIXELS_SECONDS = 60.0
-_GRAPH_SECONDS = 1e-7  # a pair of images
+_GRAPH_SECONDS = 1e-7  # for each pair of images
 RULE = (
-    f"the rule of {GPU_FLOPS / 1e12:.0f} TFLOP/s on a GPU, 60 (fp32) or 120 (bf16) GFLOP/s a CPU thread, "
-    f"and {AUGMENT_SECONDS * 1e3:.1f} ms a view for a CPU to augment"
+    f"a rule of thumb: {GPU_FLOPS / 1e12:.0f} TFLOP/s on a GPU, 60 (fp32) or 120 (bf16) GFLOP/s per CPU thread, "
+    f"and {AUGMENT_SECONDS * 1e3:.1f} ms per view for augmentation on a CPU"
 )
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds that each open trial will take, and where the figures come from."""
+    """How long the open trials will take.
+
+    Attributes:
+        seconds: trial key -> estimated seconds.
+        measured: for how many of the trials that train the speed was measured on finished trials.
+        basis: what the estimate is based on, for messages.
+    """
 
     seconds: Mapping[str, float]
     measured: int
@@ -41,8 +48,8 @@ def estimate(plan: Plan, snapshot: StoreSnapshot, done: Collection[str], *, gpu:
 
     Args:
         plan: the plan.
-        snapshot: of the store, where finished trials are looked up.
-        done: keys of the plan's trials that need nothing.
+        snapshot: of the store, which holds the finished trials.
+        done: keys of the plan's trials for which nothing is left to do.
         gpu: whether the trials run on GPUs.
     """
     rates = _measured_rates(snapshot, gpu)
@@ -72,7 +79,11 @@ def estimate(plan: Plan, snapshot: StoreSnapshot, done: Collection[str], *, gpu:
 
 
 def _untrained_seconds(config: TrialConfig) -> float:
-    """For rows that are not trained; those of the pixels' size take longer, and a neighbourhood graph their number's square."""
+    """Seconds for a method that trains nothing.
+
+    Raw pixels take longer, because they have many dimensions. The time for a neighbourhood graph grows with the square of the
+    number of images.
+    """
     if config.method == "raw-pixels":
         return _RAW_PIXELS_SECONDS
     images = config.train_subset or count_train(config.dataset)
@@ -80,12 +91,12 @@ def _untrained_seconds(config: TrialConfig) -> float:
 
 
 def critical_path_order(plan: Plan, seconds: Mapping[str, float]) -> list[str]:
-    """Sort the open trials by the longest chain that begins with each: its own time and that of what waits for it."""
+    """Return the open trials' keys, sorted by the longest chain that starts with each: its time plus that of its dependents."""
     return _by_chain(seconds, _followers(plan, seconds))
 
 
 def wall_time(plan: Plan, seconds: Mapping[str, float], slots: int) -> float:
-    """Return the seconds until the last trial ends, when ``slots`` trials run at once and each waits for its dependencies."""
+    """Return the seconds until the last trial ends, if ``slots`` trials run at once and each waits for its dependencies."""
     followers = _followers(plan, seconds)
     order = _by_chain(seconds, followers)
     rank = {key: i for i, key in enumerate(order)}
@@ -144,7 +155,7 @@ def _kind(config: TrialConfig) -> tuple[object, ...]:
 
 def _flops_estimate(config: TrialConfig, gpu: bool) -> float:
     views = 1 if config.method == "supervised" else 2
-    flops = ENCODERS[config.encoder].gflop * 1e9 * views * 3  # the backward pass costs two forward ones
+    flops = ENCODERS[config.encoder].gflop * 1e9 * views * 3  # a backward pass costs as much as two forward passes
     if gpu:
         return flops / GPU_FLOPS
     augmented = config.method == "supervised" or PAIRINGS[config.pairing].augmented
@@ -153,7 +164,7 @@ def _flops_estimate(config: TrialConfig, gpu: bool) -> float:
 
 
 def _measured_rates(snapshot: StoreSnapshot, gpu: bool) -> dict[tuple[object, ...], float]:
-    """Kind of trial -> median seconds an image and epoch, from finished trials on the same kind of device."""
+    """Kind of trial -> median seconds per image and epoch, over finished trials on the same kind of device."""
     found: dict[tuple[object, ...], list[float]] = {}
     for key in snapshot.store.trial_keys():
         state = snapshot.state(key)
@@ -163,6 +174,6 @@ def _measured_rates(snapshot: StoreSnapshot, gpu: bool) -> dict[tuple[object, ..
         try:
             config = TrialConfig.model_validate(state.config["config"])
         except ValueError:
-            continue  # of a version with other fields: no guide for this one
+            continue  # written by a version with other fields, so it cannot be compared
         found.setdefault(_kind(config), []).append(median(1 / record["images_per_second"] for record in training.history))
     return {kind: median(values) for kind, values in found.items()}

@@ -1,4 +1,4 @@
-"""Figures of finished trials, drawn outside their slots: Ray tasks that take a CPU each when one is free, and never a GPU."""
+"""Drawing the figures of finished trials outside their slots: Ray tasks that each need one free CPU and never a GPU."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ if TYPE_CHECKING:
 
 
 def draw_figures(trial: Trial, images: Images, storage: Path) -> None:
-    """Derive the per-image arrays and draw the figures that a done trial lacks; where one is not defined, keep the reason.
+    """Derive the per-image arrays and draw the figures that a done trial lacks; if one is not defined, store the reason.
 
     Args:
-        trial: done.
+        trial: a done trial.
         images: the sweep's images.
         storage: where trials are kept.
+
+    Raises:
+        OSError: if the trial is not in the storage, because this node does not share it.
     """
     process.freeze_gc()
     store = TrialStore(storage)
-    if not store.read(trial.key).is_trained:  # a node that came late
+    if not store.read(trial.key).is_trained:  # on a node that joined after the check of the storage
         raise OSError(f"{platform.node()} does not share the storage {storage}")
     with store.lock(trial.key), threadpool_limits(1):
         missing = store.read(trial.key).missing_details(trial, derived=True)
@@ -46,7 +49,7 @@ def draw_figures(trial: Trial, images: Images, storage: Path) -> None:
 
 
 def figure_inputs(store: TrialStore, trial: Trial, images: Images, figures: Sequence[str]) -> FigureInputs:
-    """Gather what the named figures of a done trial are drawn from."""
+    """Return the data that the named figures of a done trial are drawn from."""
     record = store.read(trial.key).record(trial)
     names = dict.fromkeys(need for name in figures for need in needed_details(name))
     return FigureInputs(
@@ -73,7 +76,7 @@ def _draw(store: TrialStore, trial: Trial, drawn_from: FigureInputs, name: str) 
 
 
 def _check(store: TrialStore, trial: Trial, lacking: Sequence[str]) -> None:
-    """Raises ValueError with the reason for the first of the details that is not defined."""
+    """Raise ValueError if one of the missing per-image arrays is not defined, with the reason for the first such array."""
     problems = store.read(trial.key).product_problems(trial)
     for name in lacking:
         if f"detail {name}" in problems:
@@ -81,10 +84,16 @@ def _check(store: TrialStore, trial: Trial, lacking: Sequence[str]) -> None:
 
 
 class FigureTasks(SweepCallback):
-    """Has the figures of every trial drawn as soon as it is done."""
+    """Starts the drawing of each trial's figures as soon as the trial is done."""
 
     def __init__(self, images: Any, store: TrialStore, callbacks: Sequence[SweepCallback]) -> None:
-        """Take the reference to the images in Ray's object store, and the callbacks that hear of finished figures."""
+        """Prepare; nothing is drawn yet.
+
+        Args:
+            images: reference to the images in Ray's object store.
+            store: where trials are.
+            callbacks: receive an event for each trial whose figures are drawn.
+        """
         import ray
 
         self._images, self._store, self._callbacks = images, store, callbacks
@@ -92,13 +101,13 @@ class FigureTasks(SweepCallback):
         self._open: dict[Any, Trial] = {}
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """Have the trial's figures drawn."""
+        """Start a task that draws the trial's figures, if it is done and lacks any."""
         trial = record.trial
         if record.status == TrialStatus.DONE and not self._store.read(trial.key).is_drawn(trial):
             self._open[self._task.remote(trial, self._images, self._store.storage)] = trial
 
     def wait(self) -> dict[str, str]:
-        """Wait for all figures and report each trial's; return the trials whose figures failed, by key, and why."""
+        """Wait for all tasks and report each trial to the callbacks; return key -> reason for the trials whose task failed."""
         import ray
 
         failed: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What this machine has, and whether it is part of a cluster, without starting anything."""
+"""What hardware this machine has, and whether it is part of a cluster, found out without starting Ray."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import os
 import sys
 from pathlib import Path
 
-#: Where Linux shows graphics processors of other makers than NVIDIA.
+#: Where Linux lists GPUs of makers other than NVIDIA.
 _GPU_PATHS = ("/sys/class/kfd", "/dev/dri", "/dev/mxcd")
 
 
 def cluster_address(requested: str | None) -> str | None:
-    """Return the cluster that a command is to join: as requested, or the one it was submitted to; None: this machine alone."""
+    """Return the address of the cluster to join: the requested one, else ``RAY_ADDRESS``; None: only this machine."""
     return requested or os.environ.get("RAY_ADDRESS")
 
 
 def is_submitted() -> bool:
-    """Whether this process was started by ``ray job submit``: in a copy of the working directory on a node."""
+    """Return True if ``ray job submit`` started this process, on a node and in a copy of the working directory."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def gpus_of_this_machine() -> int:
-    """Return how many GPUs Ray would offer here (a test compares it with a started Ray).
+    """Return how many GPUs Ray would offer on this machine (a test compares the number with that of a started Ray).
 
-    Ray takes a second to import, so it is asked only where there may be a GPU at all.
+    Importing Ray takes a second, so this is done only if there may be a GPU at all.
     """
     if not _may_have_gpus():
         return 0
@@ -37,14 +37,14 @@ def _may_have_gpus() -> bool:
     if sys.platform != "linux" or any(Path(path).exists() for path in _GPU_PATHS):
         return True
     try:
-        ctypes.CDLL("libnvidia-ml.so.1")  # which Ray, too, counts NVIDIA's GPUs by
+        ctypes.CDLL("libnvidia-ml.so.1")  # the library with which Ray counts NVIDIA's GPUs
     except OSError:
         return False
     return True
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return the processor's features as Linux names them; none where it does not say."""
+    """Return the processor's feature flags as Linux names them; an empty set if they are not known."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

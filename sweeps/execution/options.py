@@ -1,4 +1,4 @@
-"""What execution needs to know of a command."""
+"""The settings of a command that the execution of its plans depends on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class ExecutionOptions:
     """How and where the plans of a command are run.
 
     Attributes:
-        storage: where trials are kept; every node shares it.
+        storage: where trials are kept; all nodes share it.
         data_dir: where data sets are, or are downloaded to.
-        address: of a running Ray cluster; None: Ray on this machine alone.
-        gpus_per_trial: share of a GPU for each trial; 0: CPUs only, as many as the trial has threads.
+        address: of a running Ray cluster; None: start Ray on this machine only.
+        gpus_per_trial: share of a GPU for each trial; 0: no GPU, and as many CPUs as the trial has threads.
         deterministic: see :func:`core.compute_settings.compute_settings`.
-        more_plans: True if further plans may follow whose trials need images that this one's open trials do not.
+        more_plans: True if later plans may need images that the open trials of the first plan do not need.
     """
 
     storage: Path
@@ -29,11 +29,11 @@ class ExecutionOptions:
 
 @dataclass(frozen=True)
 class Rungs:
-    """When a search looks at a trial that is still training.
+    """After which epochs a search decides whether to stop a trial early (ASHA's rungs), and by which metric.
 
     Attributes:
-        epochs: after which epochs.
-        metric: by which metric; one that looks at no test image.
+        epochs: the rungs, as numbers of epochs.
+        metric: the metric that is computed at each rung; it uses no test image.
     """
 
     epochs: frozenset[int]

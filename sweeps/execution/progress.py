@@ -1,7 +1,8 @@
-"""Progress that reads well in a terminal and in a log file: a line a trial as it ends, and how far the sweep is.
+"""Progress for terminals and log files: one line for each trial as it ends, and how far the sweep is.
 
-In a terminal the last lines are redrawn: a bar for the sweep, one for each running trial. In a log file the same is said in a
-line, every 20 seconds. A trial from which nothing is heard is said to be stalled, once, with what is known of the reason.
+In a terminal the last lines are redrawn: a bar for the sweep, and one for each running trial. In a log file a status line with
+the same content is printed every 20 seconds. A trial that reports nothing for too long gets one warning that it stalled, with
+its last epoch.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from sweeps.planning.trial import Plan, Trial
 from sweeps.storage.records import TrialRecord, TrialStatus
 
 _LOG_EVERY = 20.0  # seconds between status lines in a log file
-#: A trial is stalled when nothing was heard of it for so many times its slowest epoch so far (before the first: its whole
-#: estimate), and at least so many seconds.
+#: A trial counts as stalled if it reported nothing for this many times its slowest epoch so far (before its first epoch ends:
+#: its whole estimate), and for at least this many seconds.
 _STALLED = 10.0
 _STALLED_SECONDS = 60.0
 _LOST = (TrialStatus.FAILED, TrialStatus.SKIPPED, TrialStatus.PRUNED)
@@ -39,26 +40,34 @@ _STYLES = {
 @dataclass
 class _Running:
     began: float
-    heard: float  # when an epoch was last heard of
+    heard: float  # when it last reported an epoch
     epochs: int = 0
     slowest: float = 0.0  # of its epochs
     warned: bool = False
 
 
 class Progress(SweepCallback):
-    """Shows what happens. A thread of its own redraws, so the display lives while Tune's loop sleeps."""
+    """Shows the progress of a sweep. A separate thread redraws, so the display is updated while Tune's loop sleeps."""
 
     def __init__(self, plan: Plan, seconds: Mapping[str, float], slots: int, console: Console, *, points: int = 0) -> None:
-        """Take the plan, the estimated seconds of its open trials, and how many trials a search will add."""
+        """Prepare; the display starts when the ``with`` block is entered.
+
+        Args:
+            plan: the plan.
+            seconds: key of each open trial -> its estimated seconds.
+            slots: how many trials run at once.
+            console: where to print.
+            points: how many trials a search will add.
+        """
         self._plan, self._slots, self._console = plan, slots, console
         self._estimate = dict(seconds)
-        self._left = dict(seconds)  # key -> estimated seconds still to go
+        self._left = dict(seconds)  # key of each trial that has not ended -> its estimated seconds
         self._points = points
         self._speed: list[float] = []  # actual / estimated seconds of the trials that ended
         self._running: dict[str, _Running] = {}
         self._total = len(plan.requested)
         self._counts = dict.fromkeys(TrialStatus, 0) | {TrialStatus.DONE: len(plan.requested) - len(seconds)}
-        self._best: tuple[float, str] | None = None  # value, what it is of
+        self._best: tuple[float, str] | None = None  # value, and a text with the metric and the trial
         self._drawn = 0
         self._began = time.monotonic()
         self._lock = threading.Lock()
@@ -74,7 +83,7 @@ class Progress(SweepCallback):
         self._thread.join()
 
     def on_trial_added(self, trial: Trial) -> None:
-        """Count one trial more; it is expected to take as long as those before it."""
+        """Count one more trial; its estimate is the mean of those before it."""
         with self._lock:
             known = list(self._estimate.values())
             self._estimate[trial.key] = self._left[trial.key] = sum(known) / len(known) if known else 60.0
@@ -120,7 +129,7 @@ class Progress(SweepCallback):
         self._say(record.status, _STYLES[record.status], f"{record.trial.title}{what}")
 
     def on_figures_end(self, trial: Trial) -> None:
-        """Count a trial whose figures are drawn."""
+        """Count one more trial whose figures are drawn."""
         with self._lock:
             self._drawn += 1
 
@@ -139,14 +148,14 @@ class Progress(SweepCallback):
         return wall_time(self._plan, left, self._slots) + further / self._slots
 
     def _summary(self) -> str:
-        """Counts, times and the best so far; the caller holds the lock."""
+        """Counts, times and the best result so far, as one line; the caller holds the lock."""
         now = time.monotonic()
         waiting = self._total - sum(self._counts.values()) - len(self._running)
         text = f"{self._counts[TrialStatus.DONE]} of {self._total + self._points} done, {len(self._running)} running, "
         text += f"{waiting + self._points} waiting"
         text += "".join(f", {self._counts[status]} {status}" for status in _LOST if self._counts[status])
         remaining = self._remaining(now)
-        text += f"; {duration(now - self._began)} gone, "
+        text += f"; {duration(now - self._began)} elapsed, "
         text += f"about {duration(remaining)} left" if self._left or self._points else "drawing figures"
         text += f", figures of {self._drawn} drawn" if self._drawn else ""
         if self._best is not None:
@@ -154,7 +163,7 @@ class Progress(SweepCallback):
         return text
 
     def _running_titles(self) -> list[tuple[str, int, int]]:
-        """Title, epochs done and epochs in all (0 where nothing is trained) of the running trials."""
+        """For each running trial: title, epochs done, and number of epochs (0 if it trains nothing)."""
         trials = [(self._plan.trials[key], running) for key, running in self._running.items()]
         return [(t.title, running.epochs, t.config.epochs if t.config.trained else 0) for t, running in trials]
 
@@ -174,7 +183,7 @@ class Progress(SweepCallback):
             return Group(ProgressBar(total=max(1, self._total + self._points), completed=over), Text(self._summary()), rows)
 
     def _stalled(self) -> list[str]:
-        """Running trials of which nothing was heard for too long, each said once until it is heard of again."""
+        """Warnings for running trials that reported nothing for too long; each warned of once, until it reports again."""
         now, found = time.monotonic(), []
         with self._lock:
             for key, running in self._running.items():
@@ -184,7 +193,7 @@ class Progress(SweepCallback):
                     running.warned = True
                     trial = self._plan.trials[key]
                     did = f"its slowest epoch took {duration(running.slowest)}" if running.slowest else "no epoch has ended yet"
-                    found.append(f"{trial.title}  nothing heard for {duration(silent)} after epoch {running.epochs}; {did}")
+                    found.append(f"{trial.title}  no report for {duration(silent)} after epoch {running.epochs}; {did}")
         return found
 
     def _show(self) -> None:

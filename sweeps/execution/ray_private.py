@@ -1,6 +1,6 @@
-"""Every private name of Ray that is used, in one place. Tried on Ray 2.50 to 2.60.
+"""All uses of Ray's private names, in one place. Tested with Ray 2.50 to 2.60.
 
-Ray may change these without notice; ``tests/sweeps/execution/test_ray_private.py`` says which one broke.
+Ray may change these without notice; ``tests/sweeps/execution/test_ray_private.py`` shows which one broke.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def count_gpus() -> int:
 
 
 def offer_token() -> None:
-    """Have this driver send the cluster's token where it has one.
+    """Make this driver send its cluster token, if it has one.
 
-    Uses ``ray._private.authentication``: Ray (2.60) does so by itself only for the address "auto".
+    Uses ``ray._private.authentication``: Ray (2.60) sends the token by itself only for the address "auto".
     """
     try:
         from ray._private.authentication import authentication_token_setup as token
@@ -40,9 +40,11 @@ def offer_token() -> None:
 
 
 def has_autoscaler() -> bool:
-    """Whether an autoscaler may start further nodes: it names their types; without one each node is its own type.
+    """Return True if an autoscaler may start further nodes.
 
-    Uses ``ray.autoscaler.v2`` and, for the first autoscaler, the status that it leaves in Ray's internal key-value store.
+    An autoscaler gives its nodes named types; without one, the type of each node is its own ("node_...").
+
+    Uses ``ray.autoscaler.v2`` and, for version 1 of the autoscaler, the status that it writes to Ray's internal KV store.
     """
     import ray
     from ray.autoscaler.v2.sdk import get_cluster_status
@@ -61,9 +63,9 @@ def has_autoscaler() -> bool:
 
 @contextmanager
 def treat_oom_kill_as_actor_death() -> Iterator[None]:
-    """Within the block a worker killed by Ray's memory monitor counts as one that died; else Tune (2.60) ends the driver.
+    """Within the block, treat a worker that Ray's memory monitor killed as one that died; else Tune (2.60) ends the driver.
 
-    Replaces ``RayActorManager._actor_task_failed``: Tune knows RayActorError and RayTaskError, and raises at the monitor's
+    Replaces ``RayActorManager._actor_task_failed``: Tune handles RayActorError and RayTaskError only, and raises the monitor's
     OutOfMemoryError, which is neither.
     """
     import ray

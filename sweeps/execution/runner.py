@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunOutcome:
-    """How the runs of a command went, beside what the store knows.
+    """How the runs of a command went, as far as it is not in the store.
 
     Attributes:
-        skipped: keys of trials that were not tried -> why.
-        undrawn: keys of trials whose figures could not be drawn -> why.
+        skipped: key of each trial that was not tried -> why.
+        undrawn: key of each trial whose figures could not be drawn -> why.
         interrupted: whether a Ctrl-C ended a run.
     """
 
@@ -41,12 +41,19 @@ class RunOutcome:
 
 
 class SweepRunner:
-    """Runs plans of one sweep. Ray is started, and images are loaded, by the first plan that has something to run."""
+    """Runs the plans of one sweep. The first plan with something to run starts Ray and loads the images."""
 
     def __init__(
         self, options: ExecutionOptions, snapshot: StoreSnapshot, callbacks: Sequence[SweepCallback], console: Console
     ) -> None:  # fmt: skip
-        """Take how to run, what the store holds, and who hears of events; progress is shown on the console."""
+        """Prepare; nothing is started yet.
+
+        Args:
+            options: how and where to run.
+            snapshot: what the store holds.
+            callbacks: receive every event.
+            console: where progress is shown.
+        """
         self._options, self._snapshot, self._console = options, snapshot, console
         self._meter, self._changed = SlotTimeMeter(), _ChangedTrials()
         self._callbacks = [*callbacks, self._meter, self._changed]
@@ -55,17 +62,17 @@ class SweepRunner:
 
     @property
     def ran(self) -> bool:
-        """Whether anything was run or tried."""
+        """Whether a run was started or interrupted."""
         return self._images is not None or self.outcome.interrupted
 
     @property
     def trial_seconds(self) -> float:
-        """Seconds that trials spent in their slots so far."""
+        """Seconds that trials have spent in their slots so far."""
         return self._meter.seconds
 
     @property
     def images(self) -> Images | None:
-        """The images of the trials that were to run; None where none were, or after an interruption."""
+        """The images that were loaded for the trials to run; None if nothing was to run, or after an interruption."""
         if self._images is None or self.outcome.interrupted:
             return None
         from sweeps.execution import cluster
@@ -73,7 +80,7 @@ class SweepRunner:
         return cluster.get_images(self._images)
 
     def slots(self, plan: Plan) -> int:
-        """Return how many trials run at once; starts Ray."""
+        """Return how many trials run at once; starts Ray if it is not running."""
         from sweeps.execution import cluster
 
         self._start(plan)
@@ -87,13 +94,13 @@ class SweepRunner:
         *,
         draw: bool = True,
     ) -> None:
-        """Bring the requested trials of a plan to their end, and have their figures drawn.
+        """Run the requested trials of a plan that are not done, and draw their figures.
 
         Args:
-            plan: of the command's sweep.
+            plan: a plan of the sweep.
             source: adds trials while others run.
             rungs: see :func:`sweeps.execution.worker.run_trial`.
-            draw: whether figures are drawn now; else a later plan that requests the same trials draws them.
+            draw: whether to draw figures now; else a later plan that requests the same trials draws them.
         """
         requested = plan.requested_trials
         done = [trial.key for trial in requested if self._snapshot.is_done(trial)]
@@ -137,7 +144,7 @@ class SweepRunner:
                     rungs=rungs,
                 )
                 self.outcome.skipped |= skipped
-            # Tune ends cleanly at a Ctrl-C: trials that are neither done, failed nor skipped show that there was one.
+            # Tune returns normally after a Ctrl-C, which shows only in trials that are neither done, failed nor skipped.
             records = [
                 store.read(key).record(plan.trials[key], skipped=self.outcome.skipped.get(key)) for key in open_keys
             ]  # fmt: skip
@@ -159,16 +166,16 @@ class SweepRunner:
         )
 
     def _start(self, plan: Plan) -> None:
-        """Load the images, check the cluster's nodes, and connect to Ray; once."""
+        """Load the images, check the cluster's nodes, and connect to Ray; later calls do nothing."""
         from sweeps.execution import cluster
 
         if self._images is not None:
             return
         options = self._options
-        # Loaded before anything is written, since images may have errors; a plan that grows later needs no others.
+        # Loaded before anything is written, since images may have errors. Plans that follow need no other images.
         images = load_images(self._trials_to_load(plan), options.data_dir)
         _check_validation_anomalies(plan, images)
-        if options.address is not None:  # its nodes may have errors: before they are checked, only probes are written
+        if options.address is not None:  # nodes may have errors: until they are checked, only probe files are written
             cluster.connect(options.address)
             ensure_dir(options.storage)
             if note := cluster.check_nodes(plan, options.gpus_per_trial, options.storage.resolve()):
@@ -187,7 +194,7 @@ class SweepRunner:
         self._console.print(line, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Disconnect from Ray; call it when no other thread is left (the tracker's, above all)."""
+        """Disconnect from Ray; call it when no other thread is left (in particular the tracker's)."""
         if self._images is not None:
             from sweeps.execution import cluster
 
@@ -196,7 +203,7 @@ class SweepRunner:
 
 
 def _check_validation_anomalies(plan: Plan, images: Images) -> None:
-    """Raise InputError if a search judges by an anomaly set that has no images for validation."""
+    """Raise InputError if a search's objective needs validation images of an anomaly set that has none."""
     search, headline = plan.grid.search, next(iter(plan.base.anomaly_datasets), "")
     if search and "validation_anomaly_auc" in search.objectives and images.validation_anomalies.get(headline) is None:
         raise InputError(
@@ -206,7 +213,7 @@ def _check_validation_anomalies(plan: Plan, images: Images) -> None:
 
 
 class SlotTimeMeter(SweepCallback):
-    """Adds up the seconds between each trial's start and its end; waiting counts, for the slot is held."""
+    """Adds up the seconds from each trial's start to its end; time spent waiting counts, because the trial holds its slot."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -223,20 +230,20 @@ class SlotTimeMeter(SweepCallback):
 
 
 class _ChangedTrials(SweepCallback):
-    """Remembers the trials that a run changed."""
+    """Collects the keys of the trials that a run changed."""
 
     def __init__(self) -> None:
         self._keys: set[str] = set()
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """Remember the trial, and the untrained encoder whose reference numbers it may have added."""
+        """Add the trial, and the untrained encoder's trial, whose reference metric it may have added."""
         self._keys |= {record.trial.key} | ({record.trial.untrained_key} if record.trial.untrained_key else set())
 
     def on_figures_end(self, trial: Trial) -> None:
-        """Remember the trial."""
+        """Add the trial."""
         self._keys.add(trial.key)
 
     def take(self) -> Iterable[str]:
-        """Return the keys so far, and forget them."""
+        """Return the keys collected so far, and start again with none."""
         keys, self._keys = self._keys, set()
         return keys

@@ -1,4 +1,4 @@
-"""The order of trials: which wait for others, are ready, run, and are over. Knows nothing of Ray."""
+"""The order in which trials run: which ones wait for others, are ready, are running, or are over. Independent of Ray."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from sweeps.storage.trial_store import TrialStore
 
 
 class TrialSource(Protocol):
-    """Where further trials come from while a sweep runs: a search."""
+    """A source of further trials while a sweep runs: a search."""
 
     @property
     def remaining(self) -> int:
-        """How many trials it will still ask for."""
+        """How many trials are still to come from it."""
 
     def ask(self) -> Plan | None:
-        """Return a plan that holds one more trial to run, and what it needs; None if there is none."""
+        """Return a plan with one more trial to run and the trials that it depends on; None if there is none."""
 
     def should_prune(self, key: str, record: Mapping[str, float]) -> str | None:
-        """Return the reason to stop the trial after this epoch; None if it is to go on."""
+        """Return the reason to stop the trial after this epoch, or None to let it continue."""
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Take note that a trial is over."""
+        """Take in the record of a trial that is over."""
 
 
 class TrialQueue:
-    """Hands out trials once what they depend on is over, and reports every event to the callbacks."""
+    """Hands out each trial once the trials that it depends on are over, and reports every event to the callbacks."""
 
     def __init__(
         self,
@@ -43,9 +43,15 @@ class TrialQueue:
         source: TrialSource | None = None,
         slots: Callable[[], int] = lambda: 1,
     ) -> None:
-        """Take the arguments of :func:`sweeps.execution.tune_backend.run`.
+        """Start with the open trials waiting.
 
-        A source is asked for no more trials than there are slots at the time.
+        Args:
+            plan: the plan.
+            open_keys: keys of the trials to run, in order.
+            store: where trials are.
+            callbacks: receive every event.
+            source: adds trials while the sweep runs, and may stop them early; it is asked for one only if a slot is free.
+            slots: returns how many slots there are at the moment.
         """
         self._plan, self._store, self._callbacks = plan, store, callbacks
         self._source, self._slots = source, slots
@@ -58,28 +64,28 @@ class TrialQueue:
         self._records: dict[str, TrialRecord] = {}  # of the trials that ended here
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles searcher and callbacks to restore a sweep, which the store does here."""
+        """Return nothing: Tune pickles searcher and callbacks to restore a sweep; here a sweep is restored from the store."""
         return {}
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to hand out, after :meth:`next_ready` found nothing."""
+        """Whether no trial will ever be ready again; valid after :meth:`next_ready` returned None."""
         return not self._waiting and (self._source is None or not self._running)
 
     @property
     def interrupted(self) -> bool:
-        """Whether the run ended (at a Ctrl-C) with trials that wait, run, or were still to be asked for."""
+        """Whether the run ended (by a Ctrl-C) while trials were waiting, running, or still to come from the source."""
         return bool(self._waiting or self._running) or (self._source is not None and self._source.remaining > 0)
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Trials that were not tried -> why."""
+        """Key of each trial that was not tried -> why."""
         return dict(self._skipped)
 
     # -- what runs next --------------------------------------------------------------------------------------------------
 
     def next_ready(self) -> Trial | None:
-        """Return the next trial whose dependencies are over, else one that the source adds; None if all wait."""
+        """Return the next trial whose dependencies are over, else one from the source; None if no trial can run now."""
         trial = self._pop_ready()
         if trial is None and self._source is not None and self._has_free_slot() and self._ask_source():
             trial = self._pop_ready()
@@ -90,7 +96,7 @@ class TrialQueue:
         return len(self._running) < slots and len(self._waiting) < slots
 
     def _ask_source(self) -> bool:
-        """Add what the source wants tried next; whether there was anything to run."""
+        """Add the next trials from the source that are not done; return False if it has none to run."""
         while self._source is not None and (more := self._source.ask()) is not None:
             known = [key for key in more.requested if key in self._records]
             new = [key for key in more.trials if key in more.requested and key not in self._plan.trials]
@@ -102,7 +108,7 @@ class TrialQueue:
                 else:
                     self._waiting.append(key)
                     self._tell(partial(_report_added, trial=trial))
-            for key in known:  # another point has the same config, and its trial is over: it ends the same way
+            for key in known:  # an earlier point had the same config, and its trial is over: this point gets its result
                 self._source.trial_ended(self._records[key])
             self._skip_dependents()
             if any(key in self._waiting for key in new):
@@ -121,26 +127,29 @@ class TrialQueue:
     # -- what happens to those that run ----------------------------------------------------------------------------------
 
     def trial_started(self, key: str) -> None:
-        """A worker began a trial."""
+        """Report that a worker began a trial."""
         self._tell(lambda callback: callback.on_trial_start(self._plan.trials[key]))
 
     def epoch_ended(self, key: str, record: dict[str, float]) -> None:
-        """A trial reported an epoch."""
+        """Report an epoch of a trial."""
         self._tell(lambda callback: callback.on_epoch_end(self._plan.trials[key], record))
 
     def trial_waits(self, key: str, reason: str) -> None:
-        """A trial has to wait for a worker or for another process."""
+        """Report that a trial has to wait, for a worker or for another process."""
         self._tell(lambda callback: callback.on_trial_wait(self._plan.trials[key], reason))
 
     def should_prune(self, key: str, record: Mapping[str, float]) -> bool:
-        """Whether the source wants a trial stopped after this epoch."""
+        """Return True if the source wants the trial to be stopped after this epoch."""
         reason = self._source.should_prune(key, record) if self._source is not None else None
         if reason is not None:
             self._pruned[key] = reason
         return reason is not None
 
     def trial_ended(self, key: str, error: str | None) -> None:
-        """A trial is over. The store knows how it went, except where its worker died: then ``error`` does."""
+        """Record and report that a trial is over.
+
+        Its result is read from the store. If its worker died there is none, and the trial fails with ``error`` as the reason.
+        """
         if key not in self._running:
             return
         self._running.discard(key)
@@ -164,7 +173,7 @@ class TrialQueue:
         self._tell(lambda callback: callback.on_trial_end(record))
 
     def _skip_dependents(self) -> None:
-        """Skip the trials whose parent was lost, and those that depend on them."""
+        """Skip the trials whose parent failed or was skipped, and those that depend on them."""
         for key in list(self._waiting):
             trial = self._plan.trials[key]
             if trial.parent_key in self._lost:

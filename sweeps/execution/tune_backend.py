@@ -1,8 +1,8 @@
 """Ray Tune as the scheduler of trials that depend on one another.
 
-Tune asks a searcher for the next trial. Ours hands one out when its dependencies are over, answers "nothing yet" while all
-that is left waits, and "finished" at the end; so waiting trials never hold a slot. What a trial leaves behind is in the
-store, not in Tune's own state: a killed sweep is continued from the store.
+Tune asks a searcher for the next trial. Our searcher returns a trial when its dependencies are over, "nothing yet" while all
+remaining trials wait, and "finished" at the end, so waiting trials never hold a slot. The results of trials are in the store,
+not in Tune's own state: a killed sweep is continued from the store.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from sweeps.planning.trial import Plan, Trial
 from sweeps.storage.trial_store import TrialStore
 
 _KEY = "trial_key"
-#: How often a trial whose worker died (killed, out of memory, its node lost) continues elsewhere from its last epoch.
+#: How many times a trial whose worker died (killed, out of memory, node lost) continues on another worker from its last epoch.
 MAX_DEATHS = 3
-_SLOT_SECONDS = 5.0  # for which a count of the slots is used
+_SLOT_SECONDS = 5.0  # after so long the slots are counted again
 
 
 def run(
@@ -59,11 +59,11 @@ def run(
         rungs: see :func:`sweeps.execution.worker.run_trial`.
 
     Returns:
-        The trials that were skipped, and why; and whether the run was interrupted.
+        Key of each skipped trial -> why; and whether the run was interrupted.
     """
     store = TrialStore(options.storage.resolve())
     queue = TrialQueue(plan, open_keys, store, callbacks, source, _slot_counter(plan, options.gpus_per_trial))
-    # Tune's tracebacks of workers that died, and its list of their trials: progress reports each in one line.
+    # Silences Tune's tracebacks of workers that died and its list of their trials; progress reports each in one line.
     for name in ("execution.tune_controller", "tune"):
         logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
     resources = tune.PlacementGroupFactory([cluster.resources(plan, options.gpus_per_trial)])
@@ -98,7 +98,7 @@ def _trainable(
 
     def trainable(config: dict[str, Any]) -> None:
         trial: Trial = config["trial"]
-        # An error here is raised, not reported: Tune then tries the trial in a new worker, on another node if there is one.
+        # An error here is raised, not reported: Tune then retries the trial in a new worker, on another node if there is one.
         _check_shared(storage, scratch)
         process.freeze_gc()
         try:
@@ -116,15 +116,15 @@ def _trainable(
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             with suppress(OSError):
                 TrialStore(storage).save_failure(trial.key, reason, traceback.format_exc())
-            # Reported, not raised: after an exception Tune would try it again, and it would fail again.
+            # Reported, not raised: after an exception Tune would retry the trial, which would fail again.
             tune.report({"failed": reason})
-        tune.report({"done": True})  # Tune prints a line for a trial that never reported anything
+        tune.report({"done": True})  # else Tune prints a line for a trial that reported nothing
 
     return trainable
 
 
 class _DependencySearcher(Searcher):
-    """Hands Tune the trials of a queue."""
+    """Gives the trials of a queue to Tune."""
 
     def __init__(self, queue: TrialQueue) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class _DependencySearcher(Searcher):
             self._queue.trial_ended(self._keys[trial_id], None)
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing: the store keeps everything."""
+        """Save nothing: everything is in the store."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
@@ -176,9 +176,9 @@ class _TuneCallback(tune.Callback):
 
 
 def _death_reason(trial: Any) -> str:
-    """Why a trial's worker died, in one line: the last line of the file that Tune writes in the driver's folder.
+    """Why a trial's worker died: the last line of the error file that Tune writes in the driver's folder.
 
-    ``Trial.get_error()`` reads Tune's copy of that file, which is written too late.
+    ``Trial.get_error()`` reads a copy of that file, which Tune writes too late.
     """
     text = Path(trial.error_file).read_text() if trial.error_file else ""
     lines = [line for line in text.splitlines() if line.strip()]
@@ -193,22 +193,22 @@ class _PruningScheduler(FIFOScheduler):
         self._queue = queue
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        # Tune hands schedulers nested results flat.
+        # Tune flattens nested results before it passes them to a scheduler.
         record = {name.removeprefix("record/"): value for name, value in result.items() if name.startswith("record/")}
         stop = bool(record) and self._queue.should_prune(trial.config[_KEY], record)
         return str(FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE)
 
 
 def _check_shared(storage: Path, scratch: Path) -> None:
-    """Raise OSError on a node that came after the storage was checked on every node, and does not share it."""
+    """Raise OSError if this node, which may have joined after the nodes were checked, does not share the storage."""
     if is_remote(storage):
-        storage.exists()  # or the store's library raises
+        storage.exists()  # raises if the object store cannot be reached
     elif not scratch.is_dir():
         raise OSError(f"{platform.node()} does not share the storage {storage}")
 
 
 def _slot_counter(plan: Plan, gpus_per_trial: float) -> Callable[[], int]:
-    """Count the slots of the nodes that are there, which may come and go, plus one for an autoscaler to see."""
+    """A function that counts the slots of the present nodes; plus one with an autoscaler, so that it sees a waiting trial."""
     known = [0, 0.0]
 
     def count() -> int:

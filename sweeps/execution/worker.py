@@ -1,4 +1,4 @@
-"""One trial on a worker: train what is not trained, evaluate what is not evaluated, keep everything in the store."""
+"""Running one trial on a worker: train it and evaluate it, as far as that is not done yet, and save everything to the store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sweeps.storage.image_sets import Images
 from sweeps.storage.records import MetricResult, TrainingRecord
 from sweeps.storage.trial_store import TrialStore
 
-_REFERENCE = "probe_accuracy"  # the metric of the untrained encoder that trials are compared with
+_REFERENCE = "probe_accuracy"  # metric of the untrained encoder, with which trials are compared
 
 
 def run_trial(
@@ -45,19 +45,19 @@ def run_trial(
     on_wait: Callable[[], None] | None = None,
     rungs: Rungs | None = None,
 ) -> None:
-    """Bring one trial to its end; what the store holds of it already is not done again.
+    """Train and evaluate one trial; anything that is already in the store is not computed again.
 
-    Where another process of this machine works on the same trial, wait for it and find its work done.
+    If another process of this machine works on the same trial, wait for it and use its results.
 
     Args:
-        trial: the trial; its parent is done.
+        trial: the trial; its parent must be done.
         images: the sweep's images.
         storage: where trials are kept.
-        gpu: whether to compute on the GPU that this process was given.
+        gpu: whether to compute on the GPU that Ray assigned to this process.
         deterministic: see :func:`core.compute_settings.compute_settings`.
-        on_epoch: called with each epoch's record once it is in the store.
-        on_wait: called once where another process works on the trial, before waiting for it.
-        rungs: epochs at which the record also holds the metric that a search judges by.
+        on_epoch: called with each epoch's record after the epoch was saved to the store.
+        on_wait: called once, before waiting, if another process works on the trial.
+        rungs: epochs after which the record also contains the metric by which a search stops trials early.
     """
     store, device = TrialStore(storage), torch.device("cuda" if gpu else "cpu")
     with store.lock(trial.key, on_wait), compute_settings(trial.config.threads, deterministic=deterministic):
@@ -68,7 +68,7 @@ def run_trial(
 
 
 def _evaluate(trial: Trial, images: Images, store: TrialStore, device: torch.device) -> None:
-    """Compute the metrics and the per-image arrays that the trained trial lacks."""
+    """Compute the metrics and the per-image arrays that a trained trial lacks."""
     state = store.read(trial.key)
     missing, missing_details = state.missing_metrics(trial), state.missing_details(trial)
     if not missing and not missing_details:
@@ -136,7 +136,7 @@ def _train(
 
 
 def _fit_untrained(trial: Trial, images: Images, store: TrialStore, device: torch.device) -> None:
-    """Do what stands for training in rows that train nothing: keep initial weights, or fit PCA or eigenmaps."""
+    """Do what replaces training for a method without it: save the initial weights, or fit PCA or Laplacian eigenmaps."""
     config, folder = trial.config, store.folder(trial.key)
     if config.method == "untrained":
         _save_tensors(folder / "encoder.pt", untrained_encoder(config, images.of(config)).state_dict())
@@ -151,7 +151,7 @@ def _fit_untrained(trial: Trial, images: Images, store: TrialStore, device: torc
 def _value_at_rung(
     trial: Trial, checkpoint: Checkpoint, metric: str, images: Images, device: torch.device
 ) -> float | None:  # fmt: skip
-    """The metric of a trial that is still training, on validation images."""
+    """The metric on validation images of a trial that is still training; None if it is not defined."""
     encoder = untrained_encoder(trial.config, images.of(trial.config), device)
     encoder.load_state_dict(checkpoint.encoder)
     inputs = _validation_inputs(trial, images, partial(embed, encoder, device=device))
@@ -203,7 +203,7 @@ def _inputs(
 
 
 def _validation_inputs(trial: Trial, images: Images, features: Callable[[ImageSet], Features]) -> EvaluationInputs:
-    """What a search may look at while it selects points: no test image."""
+    """The inputs that a search may use while it selects points: no test image."""
     config, splits = trial.config, images.of(trial.config)
     validation = features(splits.validation)
     own = images.validation_anomalies.get(next(iter(trial.anomalies), ""))
@@ -219,7 +219,10 @@ def _validation_inputs(trial: Trial, images: Images, features: Callable[[ImageSe
 
 
 def _untrained_probe(trial: Trial, splits: Splits, store: TrialStore, device: torch.device) -> float | None:
-    """The untrained encoder's probe accuracy, computed by the first trial that needs it and kept under that trial's key."""
+    """The untrained encoder's probe accuracy; None if the trial has no untrained encoder to compare with.
+
+    The first trial that needs it computes it and saves it under ``trial.untrained_key``.
+    """
     if trial.untrained_key is None:
         return None
     id_ = metric_ids({})[_REFERENCE]
@@ -241,7 +244,7 @@ def _save_tensors(path: Path, content: Any) -> None:
 
 
 def _load_checkpoint(path: Path, device: torch.device) -> tuple[Checkpoint, int] | None:
-    """A checkpoint, and how many of its epochs were trained for another trial."""
+    """A checkpoint, and how many of its epochs were trained by another trial; None without a file."""
     if not path.is_file():
         return None
     with open_for_load(path) as file:
@@ -251,7 +254,7 @@ def _load_checkpoint(path: Path, device: torch.device) -> tuple[Checkpoint, int]
 
 
 def _longest_kept(trial: Trial, store: TrialStore, device: torch.device) -> tuple[Checkpoint | None, int]:
-    """The final state of the longest shorter trial of the lineage, all of whose epochs are inherited."""
+    """The last checkpoint of the longest trained trial that differs only in fewer epochs, and how many epochs it has."""
     for epochs, key in trial.resumable_from:
         if store.read(key).is_trained and (found := _load_checkpoint(store.folder(key) / "checkpoint.pt", device)):
             return found[0], epochs
@@ -259,7 +262,7 @@ def _longest_kept(trial: Trial, store: TrialStore, device: torch.device) -> tupl
 
 
 def device_kind(device: torch.device) -> str:
-    """What computed, so that a sweep over different kinds can say so."""
+    """Return the model of the GPU or CPU, so that the report can state it if a sweep used different ones."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

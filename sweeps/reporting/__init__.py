@@ -1,1 +1,1 @@
-"""From statements to what people look at: tables, the report, its figures."""
+"""Presenting a sweep's results: tables, the HTML report, and its figures."""

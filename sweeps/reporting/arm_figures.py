@@ -1,4 +1,4 @@
-"""Figures of several arms together, from the same stored results as the figures of one trial."""
+"""Figures that compare several arms, drawn from the same stored results as the figures of one trial."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm as it is drawn.
+    """The data of one arm for the figures.
 
     Attributes:
-        name: its name.
+        name: the arm's name.
         values: metric -> one number for each seed.
-        history: of its first seed, one record for each epoch.
-        details: of its first seed, name -> arrays.
-        baseline: whether it is a row to compare with, rather than a VICReg run.
-        collapsed: whether it counts as collapsed.
+        history: of the first seed that is done: one record for each epoch.
+        details: of the same seed: name -> per-image arrays.
+        baseline: whether the arm is a baseline rather than a VICReg run.
+        collapsed: whether the arm counts as collapsed.
     """
 
     name: str
@@ -41,18 +41,24 @@ class Arm:
     collapsed: bool
 
     def mean(self, metric: str) -> float | None:
-        """The metric's mean over the seeds."""
+        """Return the metric's mean over the seeds, or None if there is no value."""
         return mean(self.values[metric]) if self.values.get(metric) else None
 
 
 def ranked(arms: Sequence[Arm], metric: str) -> list[Arm]:
-    """The arms by a metric's mean, the best last; those without it before all others."""
+    """Return the arms sorted by a metric's mean, the best last; arms without the metric come first."""
     sign = -1 if METRICS[metric.partition("/")[0]].better == "lower" else 1
     return sorted(arms, key=lambda arm: (arm.mean(metric) is not None, sign * (arm.mean(metric) or 0)))
 
 
 def leaderboard(arms: Sequence[Arm], metrics: Sequence[str], base: str) -> Figure:
-    """One dot a seed, the mean as a bar and one standard deviation to each side, best arm of the first metric on top."""
+    """Draw each metric by arm: a dot for each seed, mean and standard deviation; the best arm by the first metric on top.
+
+    Args:
+        arms: the arms.
+        metrics: the metrics, one panel for each.
+        base: name of the arm whose mean is marked by a dashed line.
+    """
     order = ranked(arms, metrics[0])
     figure, axes = panels(len(metrics), width=3.6, height=0.27 * len(order) + 1.0)
     for k, metric in enumerate(metrics):
@@ -89,7 +95,7 @@ def _jitter(n: int) -> NDArray[np.float64]:
 
 
 def agreement(arms: Sequence[Arm], metrics: Sequence[str]) -> Figure:
-    """Every two metrics against each other, an arm a point at its means."""
+    """Draw every pair of metrics against each other, with one point at the means of each arm."""
     pairs = [(one, other) for i, one in enumerate(metrics) for other in metrics[i + 1 :]]
     figure, axes = panels(len(pairs), width=4.0, height=3.6)
     for panel, (one, other) in zip(axes[0], pairs, strict=True):
@@ -109,7 +115,7 @@ def agreement(arms: Sequence[Arm], metrics: Sequence[str]) -> Figure:
 
 
 def curves(arms: Sequence[Arm]) -> Figure | None:
-    """The terms on the test images over the epochs, arms over one another; None where no arm has them."""
+    """Draw loss and terms on the test images over the epochs, one panel for each with all arms; None if no arm has them."""
     terms = ("loss", "invariance", "variance", "covariance")
     shown = [(i, arm) for i, arm in enumerate(arms) if arm.history and "test/variance" in arm.history[0]]
     if not shown:
@@ -122,7 +128,7 @@ def curves(arms: Sequence[Arm]) -> Figure | None:
             panel.plot(
                 epochs, [record[f"test/{term}"] for record in arm.history], lw=1.3, marker=marker, label=arm.name, **line(i)
             )
-        if term == "covariance":  # without its weight it grows a hundredfold
+        if term == "covariance":  # with a weight of 0 this term grows a hundredfold
             panel.set_yscale("symlog", linthresh=1)
         panel.set_title(f"test/{term}" + ("" if term == "loss" else " (unweighted)"))
         panel.set_xlabel("epoch")
@@ -135,7 +141,13 @@ def curves(arms: Sequence[Arm]) -> Figure | None:
 
 
 def projections(arms: Sequence[Arm], kind: str, names: Sequence[str]) -> Figure | None:
-    """The test representations of every arm by class: ``tsne``, or ``pca`` with the axes' shares of variance."""
+    """Draw the projected test representations of every arm, coloured by class; None if no arm has them.
+
+    Args:
+        arms: the arms.
+        kind: ``tsne``, or ``pca`` (whose axes show their share of the variance).
+        names: the classes' names.
+    """
     shown = [arm for arm in arms if "projection" in arm.details and (kind == "pca" or "tsne" in arm.details)]
     if not shown:
         return None
@@ -165,11 +177,11 @@ def projections(arms: Sequence[Arm], kind: str, names: Sequence[str]) -> Figure 
 
 
 def rocs(arms: Sequence[Arm], which: str) -> Figure | None:
-    """ROC curves of all arms for one anomaly set."""
+    """Draw the ROC curves of all arms for the anomaly set ``which``; None if no arm has its scores."""
     shown = [(i, arm) for i, arm in enumerate(arms) if f"anomalies/{which}" in arm.details]
     if not shown:
         return None
-    figure, axes = panels(1, width=7.4, height=max(4.2, 0.17 * len(shown) + 0.8))  # no lower than its legend
+    figure, axes = panels(1, width=7.4, height=max(4.2, 0.17 * len(shown) + 0.8))  # at least as high as the legend
     panel = axes[0][0]
     for i, arm in shown:
         scores = arm.details[f"anomalies/{which}"]
@@ -182,7 +194,10 @@ def rocs(arms: Sequence[Arm], which: str) -> Figure | None:
 
 
 def invariances(arms: Sequence[Arm]) -> Figure | None:
-    """How far each operation moves each arm's representation, in mean distances of two test images."""
+    """Draw a table of how far each operation moves each arm's representation; None if no arm has these metrics.
+
+    The unit is the mean distance of two test images.
+    """
     names = [name for name in PROFILE if any(arm.mean(name) is not None for arm in arms)]
     shown = [arm for arm in arms if any(arm.mean(name) is not None for name in names)]
     if not shown:
@@ -203,7 +218,10 @@ def invariances(arms: Sequence[Arm]) -> Figure | None:
 
 
 def retrievals(arms: Sequence[Arm], images: Splits, label: int) -> Figure | None:
-    """For one class's test image, the nearest and the most distant train images of every arm, wrong classes framed."""
+    """Draw, for a test image of class ``label``, the nearest and the most distant train images of every arm.
+
+    Images of other classes have a red frame. None if no arm has retrievals for the class.
+    """
     rows, wrong, names = [], [], []
     for arm in arms:
         found = arm.details.get("retrieval")

@@ -1,4 +1,4 @@
-"""``report.html``: the answer of a sweep on one page, in one file that needs no network."""
+"""``report.html``: the results of a sweep on one page, in a single file that needs no network."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _CODE = ("sweeps/formatting.py", "sweeps/analysis/*.py", "sweeps/reporting/*.py"
 
 
 class ReportPreloader(SweepCallback):
-    """Imports what a report is made with while the last figures are drawn: seconds in which the driver only waits."""
+    """Imports the packages that the report needs while the last figures are drawn: the driver waits for some seconds anyway."""
 
     def on_all_trials_end(self) -> None:
-        """Import it."""
+        """Import the packages."""
         import jinja2  # noqa: F401
         import scipy.stats  # noqa: F401
 
@@ -34,16 +34,16 @@ class ReportPreloader(SweepCallback):
 
 
 def write_report(path: Path, sweep: ReportInput, data_dir: Path, images: Images | None = None) -> Path:
-    """Write the page, whole or not at all; a page that is there already and shows the same is left as it is.
+    """Write the page, whole or not at all; an existing page with the same content is left unchanged.
 
     Args:
-        path: where to.
-        sweep: what it is about.
-        data_dir: where the images are; if they cannot be loaded, pictures of them are left out.
-        images: those that are loaded already.
+        path: the page's file.
+        sweep: what the report is about.
+        data_dir: where the images are; if they cannot be loaded, figures that show images are left out.
+        images: the images, if they are loaded already.
 
     Returns:
-        The path.
+        ``path``.
     """
     mark = f"<!-- {_fingerprint(sweep)} -->"
     with suppress(OSError), path.open(encoding="utf-8") as file:
@@ -57,13 +57,13 @@ def write_report(path: Path, sweep: ReportInput, data_dir: Path, images: Images 
             images = None
     text = render("report.html.j2", **vars(build_content(sweep, images)))
     with atomic_write(path) as temporary:
-        # Without the mark where pictures are missing: the next command then tries again.
+        # If images are missing the page has no mark, so that the next command writes it again.
         temporary.write_text(f"{mark}\n{text}" if images is not None else text, encoding="utf-8")
     return path
 
 
 def _fingerprint(sweep: ReportInput) -> str:
-    """A digest of all that the page shows, and of the code that makes it."""
+    """A digest of everything that the page shows, and of the code that makes it."""
     shown = [
         [
             r.trial.key, r.trial.title, r.trial.aliases, r.status, r.reason, dict(r.metrics),

@@ -1,4 +1,4 @@
-"""Fills the templates of the report."""
+"""Filling in the report's templates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template; a name that it uses and that is not given raises ``jinja2.UndefinedError``."""
+    """Return a template filled with the values.
+
+    Raises:
+        jinja2.UndefinedError: if the template uses a name that is not among the values.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(

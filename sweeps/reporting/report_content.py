@@ -1,4 +1,4 @@
-"""Everything that the report shows, as typed values for its template."""
+"""The content of the report, as typed values for its template."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from sweeps.storage.image_sets import Images
 from sweeps.storage.records import TrialStatus
 
 _COUNTED = (TrialStatus.DONE, TrialStatus.FAILED, TrialStatus.SKIPPED, TrialStatus.PENDING)
-_NO_IMAGES = "The images could not be loaded; pictures of them, and what bears their classes' names, are left out."
+_NO_IMAGES = "The images could not be loaded; figures that show images or the names of their classes are left out."
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An arm's result in a sentence, and what differs from base."""
+    """An arm's result in a sentence (``text``), and what differs from base (``what``)."""
 
     arm: str
     what: str
@@ -64,7 +64,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """A claim, what became of it, and whose it is."""
+    """A claim, its outcome with the reason, and the source that states it."""
 
     text: str
     outcome: str
@@ -74,7 +74,7 @@ class ClaimRow:
 
 @dataclass(frozen=True)
 class ContrastRow:
-    """An arm against base, as texts; "-" where something is not defined."""
+    """The comparison of an arm with base, as texts; "-" stands for a value that is not defined."""
 
     arm: str
     verdict: str
@@ -90,7 +90,7 @@ class ContrastRow:
 
 @dataclass(frozen=True)
 class FactRow:
-    """What differs from base in an arm."""
+    """What differs between an arm and base."""
 
     arm: str
     differing: str | int
@@ -121,7 +121,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the leaderboard: its text, what it is sorted by, and whether others published it."""
+    """A cell of the leaderboard: its text, the value to sort by, and whether it is a published figure of others."""
 
     text: str | int
     value: str | float
@@ -139,7 +139,7 @@ class Row:
 
 @dataclass(frozen=True)
 class PublishedNote:
-    """Whose figures are shown beside ours, and how their setting differs."""
+    """The source of published figures that are shown beside ours, and how its setting differs."""
 
     who: str
     differs: str
@@ -148,7 +148,7 @@ class PublishedNote:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric of every arm."""
+    """One metric's values for all arms."""
 
     name: str
     meaning: str
@@ -158,7 +158,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class ReadsRow:
-    """An arm's linear readouts."""
+    """An arm's linear readouts, one cell for each factor."""
 
     arm: str
     cells: Sequence[str]
@@ -166,7 +166,7 @@ class ReadsRow:
 
 @dataclass(frozen=True)
 class Reads:
-    """The linear readouts of every arm."""
+    """The linear readouts of all arms: the factors' names, and a row for each arm."""
 
     names: Sequence[str]
     rows: Sequence[ReadsRow]
@@ -184,7 +184,7 @@ class Leaderboard:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """The page, section by section; the names are those of the template."""
+    """The values of the page, in the order of its sections; the template uses the same names."""
 
     sweep: str
     introduction: str
@@ -216,11 +216,11 @@ class ReportContent:
 
 
 def build_content(sweep: ReportInput, images: Images | None) -> ReportContent:
-    """Gather everything that the page shows.
+    """Return the content of the page.
 
     Args:
         sweep: what the report is about.
-        images: of the sweep; without them figures that show images are left out.
+        images: the sweep's images; None: figures that show images are left out.
     """
     plan, summaries, seeds = sweep.plan, sweep.summaries, sweep.seeds
     facts = arm_facts(summaries, {record.trial.key: record for record in sweep.records})
@@ -364,7 +364,7 @@ def _all_metrics(summaries: Sequence[ArmSummary]) -> list[MetricRow]:
 
 
 def _reads(summaries: Sequence[ArmSummary]) -> Reads | None:
-    """The linear readouts of every arm, where the data set knows what its images were made from."""
+    """The linear readouts of every arm; None if the data set does not provide the factors that its images were made from."""
     names = [name for name in METRICS if name.startswith("reads_") and any(summary.values(name) for summary in summaries)]
     if not names:
         return None
@@ -373,7 +373,7 @@ def _reads(summaries: Sequence[ArmSummary]) -> Reads | None:
 
 
 def _setting(published: Published, plan: Plan) -> str:
-    """How the published setting differs from this sweep's base."""
+    """How the setting of published figures differs from this sweep's base."""
     ours = plan.base.fields()
     different = {name: value for name, value in published.setting.items() if ours.get(name) != value}
     return ", ".join(f"{name} {text_of(value)} (here {text_of(ours.get(name))})" for name, value in different.items())

@@ -1,4 +1,4 @@
-"""The figures of the report, as pictures that the page holds in itself."""
+"""The report's figures, as PNG images that are embedded in the page."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ if TYPE_CHECKING:
     from evaluation.per_image import Arrays
     from sweeps.reporting.arm_figures import Arm
 
-#: Classes whose retrievals are shown.
+#: For how many classes retrievals are shown.
 _CLASSES = 10
-#: Arms shown side by side; more are hard to tell apart, and take long to draw.
+#: How many arms are shown side by side at most: more are hard to tell apart, and take long to draw.
 _SIDE_BY_SIDE = 16
-#: Dots an inch of a figure: fewer where it would have more rows of them than _TALLEST, but never too few to read.
+#: Resolution of a figure in dots per inch. A figure that would be taller than _TALLEST pixels gets a lower one, but at least
+#: _LEAST_DPI, so that it can be read.
 _DPI, _TALLEST, _LEAST_DPI = 130, 4000, 72
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the page, or why there is none.
+    """A figure of the page, or the reason why it could not be drawn.
 
     Attributes:
-        title: for people; also the text for those who do not see it.
-        data: a PNG file in base64; "" where it could not be drawn.
+        title: the title; also the alternative text of the image.
+        data: a PNG file in base64; "" if it could not be drawn.
         width: in pixels.
         height: in pixels.
-        problem: why it could not be drawn; "" where it was.
+        problem: why it could not be drawn; "" if it was drawn.
     """
 
     title: str
@@ -53,18 +54,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class ReportFigures:
-    """The figures of the arms; None where a figure does not apply.
+    """The figures that compare arms; None for a figure that does not apply.
 
     Attributes:
         leaderboard: metrics by arm.
         agreement: metrics against each other.
-        curves: loss and terms.
-        invariances: what the representations ignore.
+        curves: loss and its terms over the epochs.
+        invariances: how far operations move the representations.
         tsne: projections by t-SNE.
         pca: projections by PCA.
-        rocs: ROC curves, one for each anomaly set.
-        retrievals: nearest and most distant images, one for each class.
-        left_out: which arms are not shown, if so.
+        rocs: ROC curves, one figure for each anomaly set.
+        retrievals: nearest and most distant images, one figure for each class.
+        left_out: a sentence on which arms the figures show; "" if they show all.
     """
 
     leaderboard: Picture | None
@@ -80,18 +81,18 @@ class ReportFigures:
 
 @dataclass(frozen=True)
 class SearchSection:
-    """What the page shows of a search.
+    """The page's section on a search.
 
     Attributes:
-        objectives: in words.
+        objectives: their names, joined to a text.
         several: whether there are several objectives, so that the result is a Pareto front.
         figures: history, front, importances, responses.
-        head: of the table of points.
-        rows: of the table of points.
-        counts: how many points ended how.
-        early_stopping: whether points were stopped early.
-        reduction: of the points at a rung, one in so many goes on.
-        chosen: the best point, or the front.
+        head: header of the table of points.
+        rows: rows of the table of points.
+        counts: how many points ended in each state, as a text.
+        early_stopping: whether early stopping was on.
+        reduction: at a rung, one in this many points continues.
+        chosen: the best point, or the points of the Pareto front.
     """
 
     objectives: str
@@ -106,12 +107,12 @@ class SearchSection:
 
 
 def is_baseline(summary: ArmSummary) -> bool:
-    """Whether an arm is a row to compare with, rather than a VICReg run."""
+    """Return True if an arm is a baseline rather than a VICReg run."""
     return summary.records[0].trial.config.method != "vicreg"
 
 
 def draw_report_figures(sweep: ReportInput, images: Images | None) -> ReportFigures:
-    """Draw the figures; those that show images or name their classes need the images."""
+    """Draw the figures that compare arms; those that show images or their classes' names need ``images``."""
     from evaluation.plot_style import styled
     from sweeps.reporting import arm_figures
 
@@ -133,7 +134,7 @@ def draw_report_figures(sweep: ReportInput, images: Images | None) -> ReportFigu
         retrievals = [picture(name, partial(arm_figures.retrievals, arms, _shown(splits), k))
                       for k, name in enumerate(names[:_CLASSES])]  # fmt: skip
         return ReportFigures(
-            leaderboard=picture("metrics by arm, a dot a seed", lambda: arm_figures.leaderboard(all_arms, metrics, BASE)),
+            leaderboard=picture("metrics by arm, one dot per seed", lambda: arm_figures.leaderboard(all_arms, metrics, BASE)),
             agreement=picture("metrics against each other", lambda: arm_figures.agreement(arms, HEADLINE_METRICS)),
             curves=picture("loss and terms over the epochs", lambda: arm_figures.curves(arms)),
             invariances=picture("invariances by arm", lambda: arm_figures.invariances(arms)),
@@ -151,7 +152,7 @@ def _shown(splits: Splits | None) -> Splits:
 
 
 def _try(title: str, draw: Callable[[], Figure | None]) -> Picture | None:
-    """Draw a figure; one that fails must not take the page with it."""
+    """Draw a figure; if that fails, return the problem, so that the page can still be written."""
     try:
         figure = draw()
         return None if figure is None else _picture(title, figure)
@@ -160,7 +161,7 @@ def _try(title: str, draw: Callable[[], Figure | None]) -> Picture | None:
 
 
 def _side_by_side(arms: list[Arm], metric: str) -> list[Arm]:
-    """All arms, or of too many: base and the best by the metric, in their order."""
+    """All arms; if there are too many, base and the best ones by the metric, in their original order."""
     from sweeps.reporting.arm_figures import ranked
 
     if len(arms) <= _SIDE_BY_SIDE:
@@ -185,7 +186,7 @@ def _arm(summary: ArmSummary) -> Arm:
 
 
 def _details(summary: ArmSummary, sweep: ReportInput) -> dict[str, Arrays]:
-    """What is drawn of the first seed that is done; nothing where its images are not base's."""
+    """The arrays for figures of the arm's first seed that is done; none if the arm uses other images than base."""
     trial, base = summary.done[0].trial, sweep.plan.base
     if (trial.config.dataset, trial.config.train_subset) != (base.dataset, base.train_subset):
         return {}
@@ -200,14 +201,14 @@ def _picture(title: str, figure: Figure) -> Picture:
 
     content = BytesIO()
     figure.set_dpi(min(_DPI, max(_LEAST_DPI, _TALLEST / figure.get_figheight())))
-    # 256 colours of its own are enough for a figure, and a third of the bytes.
+    # A palette of 256 colours is enough for a figure, and makes the file a third as large.
     image = Image.fromarray(drawn(figure)).convert("RGB").quantize(256)
     image.save(content, format="png")
     return Picture(title, base64.b64encode(content.getvalue()).decode(), *image.size)
 
 
 def draw_search_section(result: SearchResult) -> SearchSection:
-    """Draw the search's figures, and gather its table of points."""
+    """Draw the search's figures, and return them with its table of points."""
     from evaluation.plot_style import styled
     from sweeps.reporting import search_figures
 

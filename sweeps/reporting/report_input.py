@@ -1,4 +1,4 @@
-"""What the report is about."""
+"""The input of the report."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from sweeps.storage.snapshot import StoreSnapshot
 
 @dataclass(frozen=True)
 class ReportInput:
-    """What the report is about.
+    """Everything that the report is made from.
 
     Attributes:
-        plan: the plan.
-        records: every trial of the sweep that was tried or requested.
-        snapshot: of the store that holds their per-image arrays and figures.
-        introduction: which profile, and why.
-        command: what was typed.
-        commit: of the code, if it is known.
-        problems: numbers and figures that are not defined: (title, name, problem).
-        contrasts: the arms against base.
-        test: how seeds were tested.
-        search_result: what a search found.
+        plan: the sweep's plan.
+        records: one for every trial of the sweep that was tried or requested.
+        snapshot: of the store that holds the trials' per-image arrays and figures.
+        introduction: which profile was used, and why.
+        command: the command line.
+        commit: the git commit of the code; None if it is not known.
+        problems: numbers and figures that are not defined: (title of the trial, name, problem).
+        contrasts: the comparison of each arm with base.
+        test: the statistical test over seeds.
+        search_result: the result of a search; None without one.
     """
 
     plan: Plan
@@ -49,6 +49,6 @@ class ReportInput:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds with a trial that is done."""
+        """The seeds that have a done trial with an encoder."""
         done = [r.trial.config for r in self.records if r.status == TrialStatus.DONE]
         return sorted({config.seed for config in done if config.has_encoder})

@@ -1,4 +1,4 @@
-"""The texts of the report: what was run, the methods, and the summary for MLflow."""
+"""Texts of the report: what was run, the paragraph on methods, and the summary for MLflow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sweeps.storage.records import TrainingRecord
 
 
 def run_rows(sweep: ReportInput) -> list[tuple[str, str]]:
-    """Return what was run, as (name, text): command, data, hardware, versions, cost."""
+    """Return the rows (name, text) of the section "What was run": command, data, hardware, versions, cost."""
     plan, trained = sweep.plan, [record.training for record in sweep.records if record.training]
     devices = sorted({training.device for training in trained})
     epochs, trials = sum(t.epochs_trained for t in trained), sum(t.epochs_trained > 0 for t in trained)
@@ -57,7 +57,7 @@ def _hours(trained: Sequence[TrainingRecord]) -> str:
 
 
 def methods(sweep: ReportInput, images: Images | None) -> str:
-    """Return the paragraph on methods, ready to paste."""
+    """Return a paragraph on the methods, ready to paste into a paper; image counts are left out if ``images`` is None."""
     base = sweep.plan.base
     augmented = base.outcome_fields().get("augmentation") or {}
     views = ", ".join(f"{name} {text_of(value)}" for name, value in augmented.items()) or "the images as they are"
@@ -70,7 +70,7 @@ def methods(sweep: ReportInput, images: Images | None) -> str:
     return " ".join(text.split())
 
 
-#: MLflow cuts a note at 8,000 characters.
+#: At most so many arms in MLflow's note, which MLflow cuts at 8,000 characters.
 _NOTE_ROWS = 40
 
 
@@ -90,5 +90,5 @@ def markdown(sweep: ReportInput) -> str:
 
 
 def _plain(text: str) -> str:
-    """Escape what Markdown would read as a table's border, markup or HTML."""
+    """Escape the characters that Markdown would read as a table's border, markup or HTML."""
     return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Figures of a search: its history, which fields matter, the response over pairs of them, the front of several objectives."""
+"""Figures of a search: history, importance of the fields, objectives over pairs of fields, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from evaluation.plot_style import colour, panels
 
 @dataclass(frozen=True)
 class Tried:
-    """One point of a search as it is drawn.
+    """The data of one point of a search for the figures.
 
     Attributes:
-        number: its number.
+        number: the point's number.
         params: field -> number, or text for a choice.
-        values: of the objectives; empty where it has none.
-        feasible: False for a collapsed one.
-        chosen: whether it was decided on.
+        values: of the objectives, in their order; empty if the point has none.
+        feasible: False for a collapsed point.
+        chosen: whether it is the best point or on the Pareto front.
     """
 
     number: int
@@ -33,7 +33,7 @@ class Tried:
 
 
 def history(points: Sequence[Tried], objectives: Sequence[str], minimized: Sequence[bool]) -> Figure:
-    """Each objective over the points in their order, with the best so far."""
+    """Draw each objective over the points in their order, with the best value so far."""
     figure, axes = panels(len(objectives), width=4.4, height=3.0)
     for i, (panel, name) in enumerate(zip(axes[0], objectives, strict=True)):
         valued = [point for point in points if point.values]
@@ -53,7 +53,13 @@ def history(points: Sequence[Tried], objectives: Sequence[str], minimized: Seque
 
 
 def importances(shares: Sequence[Mapping[str, float]], objectives: Sequence[str], n: int) -> Figure | None:
-    """How much of each objective's variance over the points a field accounts for; None where that is not defined."""
+    """Draw the share of each objective's variance over the points that each field accounts for; None if not defined.
+
+    Args:
+        shares: for each objective: field -> share.
+        objectives: their names.
+        n: number of points with values.
+    """
     if not any(shares):
         return None
     fields = list(dict.fromkeys(field for share in shares for field in share))
@@ -70,13 +76,13 @@ def importances(shares: Sequence[Mapping[str, float]], objectives: Sequence[str]
 
 
 def responses(points: Sequence[Tried], objective: int, name: str, logs: Mapping[str, bool]) -> Figure | None:
-    """Every two fields against each other, the objective in colour; None for fewer than two fields.
+    """Draw every pair of fields against each other, with the objective as colour; None for fewer than two fields.
 
     Args:
         points: the points.
-        objective: which objective.
-        name: its name.
-        logs: field -> whether its axis is logarithmic; a zero then stands left of (or below) all others.
+        objective: index of the objective.
+        name: the objective's name.
+        logs: field -> whether its axis is logarithmic; zeros are then drawn left of (or below) all other values.
     """
     fields = list(logs)
     valued = [point for point in points if point.values]
@@ -103,12 +109,12 @@ def responses(points: Sequence[Tried], objective: int, name: str, logs: Mapping[
             places[other].label(panel, "y", other if column == 0 else "")
     if drawn is not None:
         figure.colorbar(drawn, ax=axes.ravel().tolist(), label=name, shrink=0.7)
-    figure.suptitle(f"{name} over pairs of fields, n = {len(valued)}; rings: decided on, crosses: collapsed", fontsize=9)
+    figure.suptitle(f"{name} over pairs of fields, n = {len(valued)}; rings: selected, crosses: collapsed", fontsize=9)
     return figure
 
 
 def fronts(points: Sequence[Tried], objectives: Sequence[str]) -> Figure | None:
-    """Every two objectives against each other, those decided on ringed; None for one objective."""
+    """Draw every pair of objectives against each other, the selected points with a ring; None for one objective."""
     pairs = [(i, j) for j in range(len(objectives)) for i in range(j)]
     if not pairs:
         return None
@@ -132,11 +138,11 @@ def _dots(panel: Axes, placed: Sequence[tuple[float, float, Tried]]) -> None:
 
 
 def _legend(points: Sequence[Tried]) -> str:
-    return f"{len(points)} points; hollow: collapsed, ringed: decided on"
+    return f"{len(points)} points; hollow: collapsed, ringed: selected"
 
 
 class _Axis:
-    """Where a field's values stand: numbers as they are, their logarithms, or choices side by side."""
+    """The position of a field's values on an axis: the numbers, their logarithms, or the index of a choice."""
 
     def __init__(self, values: Sequence[Any], log: bool) -> None:
         self.choices = list(dict.fromkeys(map(str, values))) if not all(_is_number(value) for value in values) else []
@@ -146,7 +152,7 @@ class _Axis:
         self._zero = float(low - 0.12 * max(high - low, 1.0))
 
     def at(self, value: Any) -> float:
-        """A value's place on the axis."""
+        """Return a value's position on the axis."""
         if self.choices:
             return float(self.choices.index(str(value)))
         if self._log:
@@ -154,7 +160,7 @@ class _Axis:
         return float(value)
 
     def label(self, panel: Axes, which: str, name: str) -> None:
-        """Names the axis and its ticks, where the name is given."""
+        """Label the axis ``which`` ("x" or "y") and its ticks; with an empty name, hide both."""
         axis = panel.xaxis if which == "x" else panel.yaxis
         if self.choices:
             axis.set_ticks(range(len(self.choices)), self.choices if name else [""] * len(self.choices))
@@ -162,7 +168,7 @@ class _Axis:
             low, high = axis.get_view_interval()
             numbers = [m * 10.0**e for e in range(int(np.floor(self._zero)), int(np.ceil(high)) + 1) for m in (1, 3)]
             numbers = [number for number in numbers if max(low, self._zero + 0.05) <= np.log10(number) <= high]
-            every = 2 if len(numbers) > 5 else 1  # whole powers of ten alone, where they are enough
+            every = 2 if len(numbers) > 5 else 1  # only powers of ten, if there are enough of them
             numbers = [n for n in numbers if every == 1 or np.isclose(np.log10(n) % 1, 0)]
             places, texts = [float(np.log10(number)) for number in numbers], [f"{number:g}" for number in numbers]
             if low <= self._zero:

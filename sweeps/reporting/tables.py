@@ -1,4 +1,4 @@
-"""From records to what people read: the table at the end, and CSV files of everything."""
+"""Tables made from records: the printed table, CSV files, a LaTeX table, and the metrics of the parent run."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ COLUMNS = (
 
 
 def columns_of(plan: Plan) -> list[str]:
-    """Return the metrics of the sweep's tables: the primary one first where it is none of COLUMNS."""
+    """Return the metrics of the sweep's tables: COLUMNS, after the primary metric if that is not one of them."""
     return list(dict.fromkeys(COLUMNS if plan.grid.primary in COLUMNS else (plan.grid.primary, *COLUMNS)))
 
 
 def table(plan: Plan, summaries: Sequence[ArmSummary], verdicts: Mapping[str, str]) -> Table:
-    """Return the table at the end: mean and, over several seeds, deviation; and each arm's verdict, if any."""
+    """Return the table to print at the end: mean, standard deviation over several seeds, and each arm's verdict, if any."""
     shown = Table(title=f"{plan.sweep_id}: {plan.grid.question}", title_justify="left")
     shown.add_column("arm", no_wrap=True)
     shown.add_column("n", justify="right")
@@ -63,7 +63,7 @@ def table(plan: Plan, summaries: Sequence[ArmSummary], verdicts: Mapping[str, st
 
 
 def cell(summary: ArmSummary, name: str) -> str:
-    """Return a metric of an arm for people: mean and, over several seeds, standard deviation; ``-`` where there is none."""
+    """Return a metric of an arm as text: mean and, over several seeds, standard deviation; ``-`` if there is no value."""
     values = summary.values(name)
     if not values:
         return "-"
@@ -74,10 +74,13 @@ def cell(summary: ArmSummary, name: str) -> str:
 
 
 def write_tables(folder: Path, plan: Plan, records: Sequence[TrialRecord]) -> list[Path]:
-    """Write ``table.csv`` (an arm a row: mean, deviation, n of every metric), ``trials.csv`` (a trial a row), ``table.tex``.
+    """Write ``table.csv``, ``trials.csv`` and ``table.tex``.
+
+    ``table.csv`` has one row for each arm, with mean, standard deviation and n of every metric. ``trials.csv`` has one row for
+    each trial. ``table.tex`` is described at :func:`latex`.
 
     Returns:
-        Their paths.
+        The paths of the three files.
     """
     names = list(dict.fromkeys(name for name in METRICS) | dict.fromkeys(name for r in records for name in r.metrics))
     by_arm = [["arm", "state", *(f"{name} {what}" for name in names for what in ("mean", "sd", "n"))]]
@@ -100,7 +103,7 @@ def write_tables(folder: Path, plan: Plan, records: Sequence[TrialRecord]) -> li
 
 
 def write_contrasts(path: Path, found: Sequence[Contrast]) -> Path:
-    """Write the contrasts as CSV, one arm a row; return the path."""
+    """Write the contrasts as CSV, one row for each arm; return the path."""
     names = [field.name for field in fields(Contrast)]
     rows = [names]
     for contrast in found:
@@ -110,7 +113,7 @@ def write_contrasts(path: Path, found: Sequence[Contrast]) -> Path:
 
 
 def write_points(path: Path, result: SearchResult) -> Path:
-    """Write a search's points as CSV; return the path."""
+    """Write a search's points as CSV, one row for each point; return the path."""
     head, rows = result.rows()
     return _write(path, _csv([head, *rows]))
 
@@ -141,7 +144,7 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
 
 
 def latex(plan: Plan, summaries: Sequence[ArmSummary]) -> str:
-    """Return the table of the main columns for LaTeX; it needs the package booktabs."""
+    """Return the table of the main columns in LaTeX, which needs the package booktabs."""
     columns = columns_of(plan)
     head = ["arm", "n", *(name.replace("_", " ") for name in columns)]
     question = " ".join(plan.grid.question.split())
@@ -154,13 +157,13 @@ def latex(plan: Plan, summaries: Sequence[ArmSummary]) -> str:
 
 
 def _tex(text: str) -> str:
-    """Escape what LaTeX would read as commands."""
+    """Escape the characters that LaTeX would read as commands."""
     special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
 
 
 def parent_metrics(plan: Plan, records: Sequence[TrialRecord]) -> dict[str, float]:
-    """Return the metrics of the sweep's parent run: how its trials ended, and each arm's mean, deviation and n."""
+    """Return the metrics of the sweep's parent run: how many trials ended in each status; mean, deviation and n by arm."""
     metrics = {f"trials_{status}": float(sum(record.status == status for record in records))
                for status in (TrialStatus.DONE, TrialStatus.FAILED, TrialStatus.SKIPPED)}  # fmt: skip
     for summary in summarize(records):

@@ -1,1 +1,1 @@
-"""MLflow, written by the driver alone."""
+"""Writing a sweep to MLflow; only the driver does so, never the workers."""

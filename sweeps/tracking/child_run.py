@@ -1,4 +1,4 @@
-"""A trial's run in MLflow, as far as this process knows it; and how configs, metrics and statuses are spelt there."""
+"""What this process knows of a trial's run in MLflow, and how configs, metric names and statuses are written there."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from core.config import TrialConfig
 from sweeps.storage.records import TrialStatus
 from sweeps.tracking import view
 
-#: Tag of a run: digest of what was last published to it. It is stored as "said" since the first version.
+#: Tag of a run: digest of what was last published to it. Its stored name has been "said" since the first version.
 PUBLISHED_DIGEST = "said"
 
-#: A trial's status -> its run's, in MLflow's words.
+#: A trial's status -> the status of its run in MLflow.
 RUN_STATUS = {
     TrialStatus.DONE: "FINISHED",
     TrialStatus.FAILED: "FAILED",
@@ -28,15 +28,15 @@ RUN_STATUS = {
 
 @dataclass
 class ChildRun:
-    """One run.
+    """The run of one trial in MLflow.
 
     Attributes:
-        run_id: MLflow's id.
-        status: MLflow's status.
+        run_id: MLflow's id of the run.
+        status: MLflow's status of the run.
         tags: the run's tags.
-        params: names of the params that it holds.
-        known: (metric, step) -> the value that it holds; None: not asked for yet.
-        fresh: True if it was made by this process, and no model was logged since.
+        params: names of the params that the run already has.
+        known: (metric, step) -> the value that the run already has; None: not read from MLflow yet.
+        fresh: True if this process created the run and has not logged a model to it yet.
     """
 
     run_id: str
@@ -48,19 +48,19 @@ class ChildRun:
 
 
 def existing_child(run: Any) -> ChildRun:
-    """Return the child for a run that MLflow found."""
+    """Return a :class:`ChildRun` for a run that MLflow returned."""
     return ChildRun(run.info.run_id, run.info.status, run.data.tags, frozenset(run.data.params))
 
 
 def metric_name(name: str) -> str:
-    """Return a name that MLflow takes: other characters become underscores, and as a path it is in its shortest form."""
+    """Return a metric name that MLflow accepts: other characters become underscores, and the name is normalised as a path."""
     return posixpath.normpath(re.sub(r"[^\w.\-:/ ]", "_", name))
 
 
 def config_params(config: TrialConfig) -> dict[str, str]:
-    """Return the fields that apply, dotted, as texts; lists and the parent as JSON.
+    """Return the config fields that apply as params: dotted names -> texts; lists and the parent are JSON.
 
-    Where there is no VICReg loss its weights are 0: MLflow's plots would draw a run that lacks a param just above the highest.
+    Without a VICReg loss its weights are 0: in MLflow's plots a run that lacks a param would be just above the highest value.
     """
     fields = dict.fromkeys(view.WEIGHTS, 0.0) | config.outcome_fields() | {"threads": config.threads}
     if config.needs_parent and config.parent is not None:

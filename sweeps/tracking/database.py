@@ -1,4 +1,4 @@
-"""MLflow's SQLite database: made whole or not at all, and one process of a machine at a time."""
+"""MLflow's SQLite database: created whole or not at all, and written by one process of a machine at a time."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ _SQLITE = "sqlite:///"
 
 
 def database_file(uri: str) -> Path | None:
-    """Return the file of a SQLite URI; None for a server or another database."""
+    """Return the file that a SQLite URI names; None for a server or another kind of database."""
     return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
 
 
 def writer_lock(uri: str, storage: Path) -> AbstractContextManager[None]:
-    """Let one process of this machine after another write; processes of several machines are ordered by MLflow's server."""
+    """Return a lock that only one process of this machine holds at a time; between machines, MLflow's server orders writes."""
     if uri.startswith(_SQLITE):
         return file_lock(Path(uri.removeprefix(_SQLITE) + ".lock"))
     return file_lock(storage / "mlflow.lock")
 
 
 def create_database(path: Path) -> None:
-    """Make MLflow's tables in a new SQLite file: MLflow cannot use one that a killed process left half-made."""
+    """Create a SQLite file with MLflow's tables, unless it exists.
+
+    The tables are made in a scratch copy, because MLflow cannot use a file that a killed process left incomplete.
+    """
     from mlflow import MlflowClient
 
     remove_scratch(path.parent, ".mlflow-")

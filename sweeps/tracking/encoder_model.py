@@ -1,4 +1,4 @@
-"""A trial's encoder as an MLflow model ``encoder`` of its run."""
+"""Logging a trial's encoder as the MLflow model ``encoder`` of its run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def log_encoder(client: MlflowClient, experiment: str, child: ChildRun, trial: Trial, trial_folder: Path) -> None:
-    """Log the encoder once: models that killed drivers left half-made are deleted, a finished one is taken.
+    """Log the encoder, unless the run has it; delete incomplete models that killed drivers left.
 
-    MLflow's fluent calls (``mlflow.pytorch.log_model``) would end the run, so its client is used.
+    This uses MLflow's client, because the fluent call ``mlflow.pytorch.log_model`` would end the run.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-    fresh, child.fresh = child.fresh, False  # should the server go away in between, the next attempt looks for the model
+    fresh, child.fresh = child.fresh, False  # if the server goes away meanwhile, the retry looks for the model
     of_run = f"name = 'encoder' AND source_run_id = '{child.run_id}'"
     known = [] if fresh else client.search_logged_models([experiment], filter_string=of_run)
     ready = [model.model_id for model in known if model.status == LoggedModelStatus.READY]

@@ -1,4 +1,4 @@
-"""The run of a sweep, parent of its trials' runs: found again or made, and ended with the sweep's summary."""
+"""The parent run of a sweep in MLflow: found or created at the start, and ended with the sweep's summary."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """What a command leaves on the parent run at its end.
+    """What a command writes to the parent run at its end.
 
     Attributes:
-        status: MLflow's status.
+        status: the run's final status, as MLflow spells it.
         metrics: name -> value.
-        moment: the metrics' Unix time.
-        artifacts: files.
-        description: Markdown.
+        moment: Unix time of the metrics, in seconds.
+        artifacts: files to log.
+        description: shown with the run, in Markdown.
     """
 
     status: str
@@ -38,22 +38,22 @@ class SweepSummary:
 
 
 def shared_tags(plan: Plan) -> dict[str, str]:
-    """Return the tags that parent and children have in common."""
+    """Return the tags that the parent run and all child runs share."""
     tags = {"sweep": plan.sweep_id, "profile": plan.profile, "loss_convention": LOSS_CONVENTION}
     return tags | ({"git_commit": commit} if (commit := git_commit()) else {})
 
 
 class ParentRun:
-    """The sweep's experiment and parent run."""
+    """The sweep's experiment and its parent run."""
 
     def __init__(self, client: MlflowClient, plan: Plan, command: str, artifact_location: str | None) -> None:
-        """Find or make both, and mark the sweep as running.
+        """Find or create the experiment and the run, and mark the run as running.
 
         Args:
             client: of the tracking server or database.
             plan: the sweep.
-            command: what was typed.
-            artifact_location: of a new experiment; None: where the server keeps artifacts.
+            command: the command line.
+            artifact_location: where a new experiment keeps its artifacts; None: the server's default.
         """
         self._client, self._plan = client, plan
         self.experiment = self._find_or_make_experiment(artifact_location)
@@ -63,7 +63,7 @@ class ParentRun:
             self.run_id = parents[0].info.run_id
             client.update_run(self.run_id, status="RUNNING")
         else:
-            # With the tags that it is found by; whatever else it lacks, should this process die here, the next one adds.
+            # Created with the tags that it is searched by. If this process dies here, the next one adds what is missing.
             first = {"role": "sweep", "mlflow.runName": plan.sweep_id, **tags}
             self.run_id = client.create_run(self.experiment, tags=first).info.run_id
         self._published = parents[0].data.tags.get(PUBLISHED_DIGEST, "") if parents else ""
@@ -82,7 +82,7 @@ class ParentRun:
         return str(experiment.experiment_id)
 
     def _set_view(self) -> None:
-        """Store the ready view of the sweep's runs."""
+        """Store a prepared view of the sweep's runs in the experiment."""
         plan = self._plan
         metrics = list(dict.fromkeys((plan.grid.primary, "anomaly_auc", "silhouette")))
         created = int(self._client.get_run(self.run_id).info.start_time)
@@ -90,12 +90,12 @@ class ParentRun:
         self._client.set_experiment_tag(self.experiment, view.view_tag(plan.sweep_id), value)
 
     def close(self, summary: SweepSummary) -> None:
-        """Write the summary and end the run."""
+        """Log the summary and end the run."""
         parent = ChildRun(self.run_id, "RUNNING", {}, frozenset())
-        # A sweep that grows gets a new summary, at the step of so many trials done.
+        # The step is the number of finished trials, so a sweep that grows gets its next summary at a later step.
         step = int(summary.metrics.get("trials_done", 0))
         digest_now = digest([step, dict(summary.metrics)])
-        if digest_now != self._published:  # else its metrics' histories, a query each, would be read in vain
+        if digest_now != self._published:  # else nothing is new, and reading the history costs a query a metric
             moment = int(summary.moment * 1000)
             log_metrics(self._client, parent, [(name, value, moment, step) for name, value in summary.metrics.items()])
             self._client.set_tag(self.run_id, PUBLISHED_DIGEST, digest_now)

@@ -1,4 +1,4 @@
-"""What is written to a run, of a sweep or of a trial: each call may be repeated, and then changes nothing."""
+"""Functions that write to one run, a sweep's or a trial's. All are idempotent: repeating a call changes nothing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sweeps.tracking.child_run import ChildRun, config_params, metric_name
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_BATCH = 1000  # metrics a call, MLflow's limit
+_BATCH = 1000  # metrics per call, MLflow's limit
 _NAME = "mlflow.runName"
 
 
 def search_runs(client: MlflowClient, experiment: str, query: str) -> list[Any]:
-    """Return all runs of an experiment that a query finds, the oldest first."""
+    """Return all runs of an experiment that match a query, the oldest first."""
     found: list[Any] = []
     token = None
     while True:
@@ -32,7 +32,7 @@ def search_runs(client: MlflowClient, experiment: str, query: str) -> list[Any]:
 
 
 def log_params(client: MlflowClient, run_id: str, config: TrialConfig, present: frozenset[str]) -> None:
-    """Log the params of a config that the run lacks."""
+    """Log those params of a config that are not among the ``present`` ones."""
     from mlflow.entities import Param
 
     params = [Param(key, value) for key, value in config_params(config).items() if key not in present]
@@ -41,7 +41,7 @@ def log_params(client: MlflowClient, run_id: str, config: TrialConfig, present: 
 
 
 def log_metrics(client: MlflowClient, child: ChildRun, points: Sequence[tuple[str, float, int, int]]) -> None:
-    """Log the points (name, value, Unix time in milliseconds, step) that the run does not hold with the same value."""
+    """Log the points (name, value, Unix time in milliseconds, step), except those that the run has with the same value."""
     from mlflow.entities import Metric
 
     if child.known is None:
@@ -49,7 +49,7 @@ def log_metrics(client: MlflowClient, child: ChildRun, points: Sequence[tuple[st
         held = [point for name in names for point in client.get_metric_history(child.run_id, name)]
         child.known = {(point.key, point.step): point.value for point in sorted(held, key=lambda point: point.timestamp)}
     points = [(metric_name(name), value, moment, step) for name, value, moment, step in points]
-    # A metric whose version or anomaly set changed has another value, which then is the latest.
+    # After a change of its version or anomaly set a metric has another value; it is logged and becomes the latest.
     new = [point for point in points if child.known.get((point[0], point[3])) != point[1]]
     for start in range(0, len(new), _BATCH):
         batch = new[start : start + _BATCH]
@@ -58,7 +58,7 @@ def log_metrics(client: MlflowClient, child: ChildRun, points: Sequence[tuple[st
 
 
 def set_tags(client: MlflowClient, child: ChildRun, tags: Mapping[str, str]) -> None:
-    """Set tags in one transaction; a run's name takes another, and is set where it changed."""
+    """Set tags in one transaction; a changed run name takes a second one."""
     from mlflow.entities import RunTag
 
     if _NAME in tags and child.tags.get(_NAME) != tags[_NAME]:
@@ -81,6 +81,6 @@ def delete_tags(client: MlflowClient, child: ChildRun, names: Sequence[str]) -> 
 
 
 def log_file(client: MlflowClient, run_id: str, path: Path) -> None:
-    """Log a file, of this machine or behind a URL, as an artifact."""
+    """Log a file, local or at a URL, as an artifact."""
     with local_copy(path) as file:
         client.log_artifact(run_id, str(file))

@@ -1,4 +1,4 @@
-"""The runs of a sweep in MLflow: one parent, and one child for each trial, found again however often a sweep is continued."""
+"""The runs of a sweep in MLflow: one parent, and one child for each trial. A continued sweep uses the same runs again."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 #: Schema version of a finished child run; bump it to re-publish old ones.
 _CHILD_SCHEMA = 2
-#: What an epoch's record holds beside its metrics.
+#: Entries of an epoch's record that are not metrics.
 _NO_METRICS = ("epoch", "time", "seconds")
-#: What of it was measured on test images, beside ``test/...``: withheld while a search selects points.
+#: Metrics that are measured on test images, beside ``test/...``; not logged while a search selects points.
 _ON_TEST_IMAGES = ("projection_std", "dead_dimensions")
-#: Read by MLflow's client when it is imported or called. Without these it retries a dead server for over a minute, reports its
-#: own use over the network, and prints a server's addresses of every run and of its experiment.
+#: Environment variables that MLflow's client reads when it is imported or called. Without them it retries a dead server for
+#: over a minute, sends telemetry over the network, and prints the addresses of every run and of its experiment.
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -41,10 +41,17 @@ _MLFLOW_ENVIRONMENT = {
 
 
 class RunWriter:
-    """Writes a sweep's runs. Every method may be repeated with the same arguments, and then changes nothing."""
+    """Writes a sweep's runs. Every method is idempotent: repeating it with the same arguments changes nothing."""
 
     def __init__(self, uri: str, plan: Plan, store: TrialStore, command: str) -> None:
-        """Take MLflow's database or server, the sweep, the store of its trials, and what was typed; connect later."""
+        """Keep the settings; :meth:`open` connects.
+
+        Args:
+            uri: MLflow's database or server.
+            plan: the sweep.
+            store: where its trials are.
+            command: the command line.
+        """
         self._uri, self._plan, self._store, self._command = uri, plan, store, command
         self._client: MlflowClient
         self._parent: ParentRun | None = None
@@ -56,16 +63,16 @@ class RunWriter:
         return "" if self._parent is None else self._parent.experiment
 
     def open(self) -> None:
-        """Connect; find or make the database, the experiment and the parent run, and find the children."""
+        """Connect; find or create the database, the experiment and the parent run; look up the child runs."""
         _quiet_mlflow()
         from mlflow import MlflowClient
 
-        # One process at a time: several that first meet an absent database fail creating it, and would all make a parent run.
+        # One process at a time: if several find no database they fail to create it, and each would create a parent run.
         with writer_lock(self._uri, self._store.storage):
             if (database := database_file(self._uri)) is not None:
                 create_database(database)
             self._client = MlflowClient(self._uri)
-            # A server keeps artifacts itself; without one they lie beside the database.
+            # A server stores artifacts itself; without one they are stored beside the database.
             beside = None if self._uri.startswith("http") else (self._store.storage / "artifacts").resolve().as_uri()
             self._parent = ParentRun(self._client, self._plan, self._command, beside)
             for run in self._search("tags.role = 'trial'"):
@@ -84,7 +91,7 @@ class RunWriter:
             child.status = "RUNNING"
 
     def log_epochs(self, trial: Trial, history: Sequence[Mapping[str, float]]) -> None:
-        """Log the metrics of epochs; step = epoch, from 1."""
+        """Log the metrics of epochs; the step is the epoch, from 1."""
         withheld = _ON_TEST_IMAGES if trial.validation_only else ()
         log_metrics(self._client, self._child(trial), [
             (name, value, int(record["time"] * 1000), int(record["epoch"]))
@@ -94,7 +101,7 @@ class RunWriter:
         ])  # fmt: skip
 
     def end_trial(self, record: TrialRecord) -> None:
-        """Log all that is known of a trial, and end its run."""
+        """Log everything that is known of a trial, and end its run."""
         trial, child = record.trial, self._child(record.trial)
         names = _arm_tags(trial)
         published = digest([
@@ -142,7 +149,7 @@ class RunWriter:
         child.tags = {**child.tags, **tags}
 
     def log_figures(self, trial: Trial) -> None:
-        """Log the trial's figures, under readable names without the ids of their computations."""
+        """Log the trial's figures, under plain names without the ids that their files have in the store."""
         child, files = self._child(trial), self._store.read(trial.key).figures(trial)
         published = digest([path.name for path in files.values()])
         if not files or child.tags.get("figures") == published:
@@ -150,7 +157,7 @@ class RunWriter:
         with tempfile.TemporaryDirectory() as scratch:
             for name, path in files.items():
                 plain = re.sub(r"[^-.A-Za-z0-9]", "_", name)
-                # Other names may come to the same plain one.
+                # Two names may have the same plain form; the suffix keeps their files apart.
                 suffix = "" if plain == name.replace("/", "_", 1) else f"-{digest(name)[:6]}"
                 (Path(scratch) / f"{plain}{suffix}.png").write_bytes(path.read_bytes())
             self._client.log_artifacts(child.run_id, scratch, "figures")
@@ -161,7 +168,7 @@ class RunWriter:
         assert self._parent is not None
         self._parent.close(summary)
 
-    # -- finding it ------------------------------------------------------------------------------------------------------
+    # -- finding the run -------------------------------------------------------------------------------------------------
 
     def _child(self, trial: Trial) -> ChildRun:
         if trial.key not in self._children:
@@ -177,7 +184,7 @@ class RunWriter:
         tags["mlflow.parentRunId"] = self._parent.run_id
         if trial.parent_key:
             tags["parent_trial_key"] = trial.parent_key
-        with writer_lock(self._uri, self._store.storage):  # another driver of the same sweep may have made it meanwhile
+        with writer_lock(self._uri, self._store.storage):  # another driver of this sweep may have created it meanwhile
             made = self._search(f"tags.trial_key = '{trial.key}'")
             if made:
                 return existing_child(made[0])
@@ -190,14 +197,14 @@ def _quiet_mlflow() -> None:
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    # Warns of every model that pickles can do harm; ours are the user's own.
+    # It warns for every model that loading a pickle can run code; these models are the user's own.
     logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
 
 
 def _arm_tags(trial: Trial) -> dict[str, str]:
-    """A child's names, which may change when the grid gets other arms."""
+    """The tags with a child run's names, which may change when the grid gets other arms."""
     tags = {"arm": ", ".join(trial.arms), "mlflow.runName": trial.title}
-    # A tag, for a param could not change when a further set is evaluated.
+    # A tag rather than a param: params cannot change, but further anomaly sets may be evaluated.
     tags["anomaly_datasets"] = json.dumps(list(trial.anomalies))
     return tags | ({"added_for": ", ".join(trial.required_by)} if trial.required_by else {})
 
@@ -214,7 +221,7 @@ def _result_tags(record: TrialRecord) -> dict[str, str]:
 
 
 def _dataset_inputs(trial: Trial) -> list[Any]:
-    """The trial's data sets as the run's inputs."""
+    """The trial's data sets, as dataset inputs of its run."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     def entry(context: str, dataset: str, split: str, identity: str) -> DatasetInput:

@@ -1,7 +1,7 @@
-"""MLflow kept in step with the sweep: a queue that a thread of its own works off, with retries where the server is away.
+"""Keeping MLflow up to date while a sweep runs: a thread works through a queue of tasks, and retries if the server is away.
 
-Only the driver writes to MLflow. Every point carries the time at which it was stored, and what a run already holds is not
-written again, so telling everything twice changes nothing. A server that is away for a while is told later.
+Only the driver writes to MLflow. Every metric value carries the time at which it was stored, and values that a run already has
+are not written again, so repeating a task changes nothing. While a server is away, tasks wait in the queue.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sweeps.tracking import view
 from sweeps.tracking.parent_run import SweepSummary
 from sweeps.tracking.runs import RunWriter
 
-#: At the end of a sweep a server that is away is waited for so long, in seconds; while trials run, for ever.
+#: How many seconds to wait, at the end of a sweep, for a server that is away. While trials run there is no limit.
 PATIENCE = 120.0
-_PAUSE = 2.0  # seconds between two questions for its health
-_ATTEMPTS = 5  # of one task, with a server that answers when it is asked for its health
+_PAUSE = 2.0  # seconds between two checks of the server's health
+_ATTEMPTS = 5  # tries of one task, each once the server passes its health check
 
 
 class Tracker(SweepCallback):
-    """Passes events on to MLflow, in order, without holding the caller up. It connects at the first event."""
+    """Passes events on to MLflow, in order, without making the caller wait. It connects at the first event."""
 
     def __init__(
         self, uri: str, plan: Plan, store: TrialStore, command: str, say: Callable[[str], None] = lambda _: None
@@ -41,8 +41,8 @@ class Tracker(SweepCallback):
             uri: MLflow's database or server.
             plan: the sweep.
             store: where trials are.
-            command: what was typed.
-            say: told when a server goes away, and when it is back.
+            command: the command line.
+            say: called with a message when a server goes away, and when it is back.
         """
         self._uri, self._plan, self._store, self._say = uri, plan, store, say
         self._runs = RunWriter(uri, plan, store, command)
@@ -50,7 +50,7 @@ class Tracker(SweepCallback):
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._closing, self._patience = 0.0, PATIENCE
         self._frozen = False
-        #: Why MLflow lacks part of the results; None while nothing is lost.
+        #: Why MLflow lacks part of the results; None as long as it lacks nothing.
         self.problem: str | None = None
 
     # -- events ----------------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ class Tracker(SweepCallback):
         self._tell(lambda: self._runs.log_epochs(trial, [record]))
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """Log all that is known of the trial, and end its run; also called for trials that the store held already."""
+        """Log everything that is known of the trial, and end its run; also called for trials that were already in the store."""
         self._tell(lambda: self._end_trial(record))
 
     def on_figures_end(self, trial: Trial) -> None:
@@ -83,11 +83,11 @@ class Tracker(SweepCallback):
         self._tell(lambda: self._runs.tag_trial(trial, tags))
 
     def close(self, summary: SweepSummary, patience: float = PATIENCE) -> None:
-        """Write what is left, end the parent run with the summary, and wait; only the first call counts.
+        """Work off the queue, end the parent run with the summary, and wait until that is done; later calls do nothing.
 
         Args:
-            summary: what the parent run is to hold.
-            patience: for how many seconds a server that is away is waited for.
+            summary: what to write to the parent run.
+            patience: how many seconds to wait for a server that is away.
         """
         if self._closing:
             return
@@ -99,7 +99,7 @@ class Tracker(SweepCallback):
 
     @property
     def view_address(self) -> str:
-        """Address of the sweep's ready view in MLflow's UI; "" where nothing could be written."""
+        """Address of the sweep's prepared view in MLflow's UI; "" if it could not be written."""
         if self.problem is not None or not self._runs.experiment:
             return ""
         server = self._uri.rstrip("/") if self._uri.startswith("http") else "http://127.0.0.1:5000"
@@ -113,25 +113,25 @@ class Tracker(SweepCallback):
 
     def _work(self) -> None:
         while (task := self._queue.get()) is not None:
-            if self.problem is None:  # else the store holds everything, and the next run of the same command tells it
+            if self.problem is None:  # else skip it: the store has everything, and the same command, run again, logs it
                 self._do(task)
 
     def _do(self, task: Callable[[], None]) -> None:
-        """Do a task, and repeat it where the server went away meanwhile: it may have been done, which changes nothing."""
+        """Do a task; repeat it if the server went away meanwhile. If it had been done already, that changes nothing."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 task()
-            except Exception as error:  # a tracking server may fail in any way, and must not take the sweep with it
+            except Exception as error:  # a tracking server may fail in any way, and must not end the sweep
                 problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             else:
                 return
             if not self._uri.startswith("http") or attempt == _ATTEMPTS or not self._wait_for_server():
                 self.problem = problem
                 return
-            time.sleep(_PAUSE)  # a server that has just come back may not do everything yet
+            time.sleep(_PAUSE)  # a server that has just come back may still refuse some requests
 
     def _wait_for_server(self) -> bool:
-        """Wait until the server answers; False if it is still away when nothing else is to be done and patience has run out."""
+        """Wait until the server answers; return False if, at the end of the sweep, it is away for longer than the patience."""
         began = time.monotonic()
         said = waits = False
         while True:
@@ -139,10 +139,10 @@ class Tracker(SweepCallback):
                 tracking_uri.check_uri(self._uri)
             except InputError as error:
                 if not said:
-                    self._say(f"MLflow is away, and is told later: {error}")
+                    self._say(f"MLflow is away, its runs are written when it is back: {error}")
                     said = True
                 if self._closing and not waits:
-                    self._say(f"all else is done; MLflow is waited for, {self._patience:.0f} s at most")
+                    self._say(f"everything else is done; waiting for MLflow, {self._patience:.0f} s at most")
                     waits = True
             else:
                 if said:
@@ -154,6 +154,6 @@ class Tracker(SweepCallback):
 
     def _end_trial(self, record: TrialRecord) -> None:
         self._runs.end_trial(record)
-        if not self._frozen:  # by now MLflow has loaded all that it needs
+        if not self._frozen:  # by now MLflow has imported everything that it needs
             process.freeze_gc()
             self._frozen = True

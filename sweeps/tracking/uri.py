@@ -1,4 +1,4 @@
-"""Where MLflow's data is: the default, what can be used, and how to look at it. Imports no mlflow."""
+"""The tracking URI: its default, whether it can be used, and how to open MLflow's UI on it. Does not import mlflow."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def default_uri(storage: Path) -> str:
     """Return the URI of a SQLite file in the storage.
 
     Raises:
-        InputError: if the storage is a URL, where no database can lie.
+        InputError: if the storage is a URL, where no SQLite file can be kept.
     """
     if is_remote(storage):
         raise InputError(
-            f"--tracking-uri: it is missing; no database can lie in {storage}, so name an MLflow server (http://...)"
+            f"--tracking-uri: it is missing; no database can be kept in {storage}, so name an MLflow server (http://...)"
         )
     return f"sqlite:///{(storage / 'mlflow.db').resolve()}"
 
 
 def check_uri(uri: str) -> None:
-    """Raise InputError if nothing can be tracked at the URI; ask a server for its health, once and briefly."""
+    """Raise InputError if MLflow cannot use the URI; a server's health is checked once, with a timeout of 5 s."""
     if uri.startswith(("http://", "https://")):
         try:
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_HEALTH_SECONDS) as answer:
@@ -51,18 +51,18 @@ def check_uri(uri: str) -> None:
             raise InputError(f"--tracking-uri {uri}: {existing} cannot be written to")
         if file.exists():
             try:
-                # Not read-only: what a killed process left half-written is rolled back by the next one that opens the file.
+                # Not read-only: opening the file must roll back a transaction that a killed process left incomplete.
                 with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=0)) as database:
                     database.execute("PRAGMA schema_version")
             except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:  # for one that writes, MLflow waits
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:  # locked by a writer: MLflow waits
                     raise InputError(f"--tracking-uri {uri}: {file} is no SQLite database ({error})") from None
     elif not re.match(r"^(postgresql|mysql|mssql|databricks)(\+\w+)?:|^databricks$", uri):
-        raise InputError(f"--tracking-uri {uri}: give http://..., sqlite:///FILE or another database (no folder of files)")
+        raise InputError(f"--tracking-uri {uri}: give http://..., sqlite:///FILE or another database (not a folder)")
 
 
 def ui_command(uri: str) -> str:
-    """Return what to type to look at the runs."""
+    """Return the command (or what else to do) to look at the runs in MLflow's UI."""
     if uri.startswith("http"):
         return f"open {uri}"
     program = "mlflow" if shutil.which("mlflow") else str(Path(sys.executable).with_name("mlflow"))

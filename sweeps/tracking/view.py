@@ -1,7 +1,7 @@
-"""A ready view of a sweep's children for MLflow's runs page: parallel coordinates, bars and scatter plots.
+"""A prepared view of a sweep's child runs for MLflow's runs page: parallel coordinates, bars and scatter plots.
 
-MLflow keeps a named view as a tag of the experiment (``mlflow.sharedViewState.<key>``), whose JSON is the page's own state. The
-form is MLflow's and not documented; where another version does not know it, the page shows its usual charts.
+MLflow stores a named view as a tag of the experiment (``mlflow.sharedViewState.<key>``); its value is the state of the page as
+JSON. MLflow does not document the format. If another version does not understand it, the page shows its usual charts.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ _SECTION = "sweep"
 
 
 def view_tag(sweep: str) -> str:
-    """Name of the experiment's tag that holds the view."""
+    """Return the name of the experiment's tag that holds the view."""
     return f"mlflow.sharedViewState.{sweep}"
 
 
 def view_path(experiment: str, sweep: str) -> str:
-    """The view's address behind the tracking server's."""
+    """Return the view's address, relative to the tracking server's."""
     return f"/#/experiments/{experiment}/runs?viewStateShareKey={sweep}&compareRunsMode=CHART&workflowType=machine_learning"
 
 
 def view(sweep: str, metrics: Sequence[str], created: int) -> str:
-    """The tag's value.
+    """Return the tag's value.
 
     Args:
-        sweep: the sweep, whose children are shown.
-        metrics: the primary metric first; each gets bars, and the others a scatter plot against it.
-        created: in milliseconds since 1970; the same for a sweep whenever it is said.
+        sweep: id of the sweep whose children are shown.
+        metrics: the primary metric first. Each gets a bar chart; the others also get a scatter plot against the primary one.
+        created: time of creation, in milliseconds since 1970; always the same for a sweep, so that the tag does not change.
     """
     primary = {"key": metrics[0], "type": "METRIC"}
     charts: list[dict[str, Any]] = [
         {
             "uuid": "parallel",
             "type": "PARALLEL",
-            # With the method first: rows without a VICReg loss have weights of 0.
+            # The method comes first, because arms without a VICReg loss have weights of 0.
             "selectedParams": ["method", *WEIGHTS],
             "selectedMetrics": [metrics[0]],
             "showAllRuns": True,
@@ -51,12 +51,12 @@ def view(sweep: str, metrics: Sequence[str], created: int) -> str:
     card = {"deleted": False, "isGenerated": False, "metricSectionId": _SECTION}
     state = {
         "searchFilter": f"tags.sweep = '{sweep}' and tags.role = 'trial'",
-        # Sorted by date, children fold into their parent, and no chart counts them.
+        # Sorted by a metric: when sorted by date, children are folded into their parent, and the charts leave them out.
         "orderByKey": f"metrics.`{metrics[0]}`",
         "orderByAsc": False,
         "runsHiddenMode": "SHOW_ALL",
         "runListHidden": True,
-        "isAccordionReordered": True,  # our section stays before those that the page makes for every metric
+        "isAccordionReordered": True,  # keeps our section before those that the page makes for every metric
         "compareRunCharts": [chart | card for chart in charts],
         "compareRunSections": [
             {"uuid": _SECTION, "name": sweep, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
