@@ -23,8 +23,8 @@ _EVALUATION_SECONDS = 8.0
 _RAW_PIXELS_SECONDS = 60.0
 _GRAPH_SECONDS = 1e-7  # for each pair of images
 RULE = (
-    f"a rule of thumb: {GPU_FLOPS / 1e12:.0f} TFLOP/s on a GPU, 60 (fp32) or 120 (bf16) GFLOP/s per CPU thread, "
-    f"and {AUGMENT_SECONDS * 1e3:.1f} ms per view for augmentation on a CPU"
+    f"the rule of {GPU_FLOPS / 1e12:.0f} TFLOP/s on a GPU, 60 (fp32) or 120 (bf16) GFLOP/s a CPU thread, "
+    f"and {AUGMENT_SECONDS * 1e3:.1f} ms a view for a CPU to augment"
 )
 
 
