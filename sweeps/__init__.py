@@ -1,1 +1,1 @@
-"""Many runs: the plan, the store, Ray Tune as the scheduler, MLflow for comparison, the command line."""
+"""Sweeps of many trials: planning, storage, scheduling with Ray Tune, tracking with MLflow, and the command line."""

@@ -1,4 +1,4 @@
-"""The flags, what ``--help`` and ``--list-fields`` show, and the typed command that comes of them."""
+"""The command-line flags: their parser, the texts of ``--help`` and ``--list-fields``, and the parsed :class:`CommandLine`."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from sweeps.storage.location import storage_path
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What was typed, not checked yet: :func:`sweeps.sweep_config.check` does that.
+    """The parsed flags, not yet checked; :func:`sweeps.sweep_config.check` checks them.
 
     Attributes:
         grid: name of a grid, or the path of a YAML file.
         list_grids: whether to list the grids.
         list_fields: whether to list the fields of a trial.
-        profile: the setting that the grid is laid over, or ``auto``.
-        seeds: so many seeds from 0, or a list.
-        arms: names of arms, separated by commas.
+        profile: name of a profile (defaults for fields that the grid does not set), or ``auto``.
+        seeds: the number of seeds, counted from 0, or a list of seeds; None: the grid's.
+        arms: names of arms, separated by commas; None: all.
         settings: fields of every trial, each ``key=value``.
-        until_decided: whether to add seeds.
-        budget: what that may cost.
-        search_trials: of a search: how many points are tried.
-        objectives: of a search: metrics, separated by commas.
-        early_stopping: of a search: whether hopeless trials are stopped.
-        dry_run: show the plan and its cost, run nothing.
-        report_only: make tables and report from what is done, train nothing.
-        storage: where results go.
-        data_dir: where data sets are, or are downloaded to.
-        tracking_uri: MLflow's database or server.
-        address: of a running Ray cluster.
-        gpus_per_trial: share of a GPU for each trial.
+        until_decided: whether to add seeds to undecided arms.
+        budget: limit on the cost of ``until_decided``.
+        search_trials: number of points that a search tries; None: the grid's.
+        objectives: metrics that a search optimises, separated by commas; None: the grid's.
+        early_stopping: whether a search stops unpromising trials early.
+        dry_run: whether to show the plan and its cost, and run nothing.
+        report_only: whether to make tables and report from finished trials, and train nothing.
+        storage: folder or URL for the results.
+        data_dir: folder where data sets are, or are downloaded to.
+        tracking_uri: MLflow's database or server; None: a database in the storage.
+        address: address of a running Ray cluster; None: this machine alone.
+        gpus_per_trial: share of a GPU for each trial; None: 1 where there are GPUs, else 0.
         deterministic: whether results are bit-equal on GPUs too.
     """
 
@@ -70,7 +70,7 @@ class CommandLine:
 
 
 def parse(arguments: Sequence[str] | None = None) -> CommandLine:
-    """Parse the command line; argparse ends the process with exit code 2 at an unknown flag."""
+    """Parse the command line; on an unknown flag argparse ends the process with exit code 2."""
     options = vars(_parser().parse_args(arguments))
     return CommandLine(**options | {"settings": tuple(options["settings"])})
 
@@ -88,39 +88,40 @@ def _parser() -> argparse.ArgumentParser:
     add("--list", dest="list_grids", action="store_true", help="list the grids")
     add("--list-fields", action="store_true", help="list the fields of a trial, for grid files and --set")
     add("--profile", default="auto", metavar="|".join(("auto", *PROFILES)),
-        help="the setting: auto takes cifar10 where Ray sees a GPU on this machine, else digits-m")  # fmt: skip
-    add("--seeds", metavar="N", help="so many seeds from 0, or a list (0,3,4); default: the grid's")
-    add("--arms", metavar="A,B", help="only these arms")
+        help="defaults for fields not set by the grid; auto: cifar10 if Ray sees a GPU here, else digits-m")  # fmt: skip
+    add("--seeds", metavar="N", help="number of seeds (3: seeds 0, 1 and 2), or a list (0,3,4); default: the grid's")
+    add("--arms", metavar="A,B", help="run only these arms, and the parents that they need")
     add("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
-        help="a field of every trial; repeatable")  # fmt: skip
-    add("--until-decided", action="store_true", help="add seeds to what is undecided, within --budget")
-    add("--budget", metavar="X", help="what --until-decided may cost: 30m, 2h, 4core-h, 1.5gpu-h")
+        help="set a field of every trial; repeatable")  # fmt: skip
+    add("--until-decided", action="store_true", help="add seeds to undecided arms until all are decided or --budget is spent")
+    add("--budget", metavar="X", help="limit for --until-decided: 30m, 2h, 4core-h, 1.5gpu-h")
     add("--search-trials", "--trials", dest="search_trials", type=int, metavar="N",
-        help="of a search: how many points are tried")  # fmt: skip
-    add("--objectives", metavar="A,B", help="of a search: one metric or several")
-    add("--early-stopping", action="store_true", help="of a search: stop hopeless trials (ASHA)")
-    add("--dry-run", action="store_true", help="show the trials and what they cost; run nothing")
-    add("--report-only", action="store_true", help="make table and MLflow runs from what is done; train nothing")
+        help="for a search: number of points to try")  # fmt: skip
+    add("--objectives", metavar="A,B", help="for a search: the metric to optimise, or several")
+    add("--early-stopping", action="store_true", help="for a search: stop unpromising trials early (ASHA)")
+    add("--dry-run", action="store_true", help="show the trials and their estimated cost; run nothing")
+    add("--report-only", action="store_true", help="make tables, report and MLflow runs from finished trials; train nothing")
     add("--storage", type=storage_path, default=Path("results"), metavar="DIR|URL",
         help="where results go: a folder, or s3://... or gs://...; default: %(default)s")  # fmt: skip
     add("--data", dest="data_dir", type=Path, default=_default_data_dir(), metavar="DIR",
         help="where data sets are, or are downloaded to; default: %(default)s")  # fmt: skip
     add("--tracking-uri", metavar="URI", help="MLflow's database or server; default: sqlite in the storage")
-    add("--address", metavar="ADDRESS", help="a running Ray cluster; default: Ray on this machine alone")
-    add("--gpus-per-trial", type=float, metavar="X", help="default: 1 where there are GPUs")
-    add("--deterministic", action="store_true", help="bit-equal results on GPUs too (slower)")
+    add("--address", metavar="ADDRESS", help="address of a running Ray cluster; default: Ray on this machine alone")
+    add("--gpus-per-trial", type=float, metavar="X",
+        help="share of a GPU for each trial; default: 1 where there are GPUs, else 0")  # fmt: skip
+    add("--deterministic", action="store_true", help="make results bit-equal on GPUs too (slower)")
     return parser
 
 
 def _registries() -> str:
-    """What there is to choose from, for ``--help``."""
+    """Return the lists of methods, pairings, metrics and so on that ``--help`` ends with."""
     shown = {
         "methods": {name: method.meaning for name, method in METHODS.items()},
         "pairings": {name: pairing.meaning for name, pairing in PAIRINGS.items()},
         "encoders": {name: kind.meaning for name, kind in ENCODERS.items()},
         "data sets (and folder:PATH)": {name: source.meaning for name, source in DATASETS.items()},
         "metrics": {name: metric.meaning for name, metric in METRICS.items()},
-        "arrays of single images": {name: detail.meaning for name, detail in DETAILS.items()},
+        "per-image arrays": {name: detail.meaning for name, detail in DETAILS.items()},
         "figures of a trial": {name: figure.meaning for name, figure in FIGURES.items()},
     }
     lines = []

@@ -1,4 +1,4 @@
-"""What ``--dry-run`` shows: the trials, their dependencies, and what they cost."""
+"""``--dry-run``: prints the trials, their dependencies, and their estimated cost."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def show_plan(config: SweepConfig, console: Console) -> None:
     if config.budget is not None:
         _say(
             console,
-            f"then further seeds for what is still undecided, until {config.budget.text} are spent; the first {FIRST_SEEDS} "
-            "seeds, below which nothing can be decided, run whatever they cost",
+            f"then further seeds for the arms that are still undecided, until {config.budget.text} are spent; the first "
+            f"{FIRST_SEEDS} seeds run whatever they cost, because fewer cannot decide anything",
         )
 
 
 def _slots(config: SweepConfig) -> tuple[float, str, int]:
-    """A trial's share of GPUs or cores, which of these, and how many trials run at once on this machine."""
+    """Return a trial's number of GPUs or cores, which of the two, and how many trials run at once on this machine."""
     if config.gpus_per_trial:
         return config.gpus_per_trial, "GPU", 1
     threads = config.plan.base.threads

@@ -1,4 +1,4 @@
-"""The end of a command: tables, report and MLflow's parent run from what the store holds, and the exit code."""
+"""The end of a command: writes tables, report and MLflow's parent run from the store, and returns the exit code."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from sweeps.tracking import uri
 from sweeps.tracking.parent_run import SweepSummary
 from sweeps.tracking.tracker import Tracker
 
-#: For how many seconds a tracking server that is away is waited for after a Ctrl-C.
+#: How many seconds to wait for an unreachable tracking server after a Ctrl-C.
 _PATIENCE_INTERRUPTED = 10.0
 
 
 class ExitCode(IntEnum):
-    """What a command ends with."""
+    """Exit code of a command."""
 
     DONE = 0
     FAILED = 1
@@ -44,7 +44,7 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True)
 class _Results:
-    """What a command has come to: its plan, a record of each trial, the arms against base, what a search found, problems."""
+    """Results of a command: its plan, a record of each trial, contrasts with base, the result of a search, and problems."""
 
     plan: Plan
     records: Sequence[TrialRecord]
@@ -54,7 +54,7 @@ class _Results:
 
     @property
     def compared(self) -> list[TrialRecord]:
-        """The records of the tables: not those of a search's points that were not chosen, which have no test metrics."""
+        """The records for the tables: all but those of points that a search did not choose, which have no test metrics."""
         return _compared(self.records)
 
 
@@ -66,15 +66,15 @@ def conclude(
     console: Console,
     search_result: SearchResult | None = None,
 ) -> ExitCode:
-    """Write tables, report and MLflow's parent run from what the store holds, and print the table.
+    """Write tables, report and MLflow's parent run from the store, print the table, and return the exit code.
 
     Args:
         config: the command.
-        plan: all trials that the sweep has come to.
-        runner: what ran it.
-        tracker: of MLflow; it is closed here.
+        plan: all trials of the sweep, including those that a search or ``--until-decided`` added.
+        runner: the runner that ran the plan.
+        tracker: writes the MLflow runs; this function closes it.
         console: where to print.
-        search_result: what a search found.
+        search_result: the result of a search; None if there was none.
     """
     records = _records(config, plan, runner.outcome, search_result)
     for record in records:
@@ -104,7 +104,7 @@ def _records(
         config.snapshot.record(trial, skipped=outcome.skipped.get(key), pruned=pruned.get(key))
         for key, trial in plan.trials.items()
     ]
-    # What earlier commands gave to the sweep belongs to its tables as well.
+    # The tables also show the trials that earlier commands ran for this sweep.
     return [r for r in records if r.status != TrialStatus.PENDING or r.trial.key in plan.requested]
 
 
@@ -115,7 +115,7 @@ def _compared(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 def _problems(
     config: SweepConfig, plan: Plan, records: Sequence[TrialRecord], outcome: RunOutcome
 ) -> list[tuple[str, str, str]]:  # fmt: skip
-    """Numbers, per-image arrays and figures that are not defined, as (title of the trial, name, reason)."""
+    """Return the metrics, per-image arrays and figures that are not defined, as (title of the trial, name, reason)."""
     found = []
     for record in records:
         products = config.snapshot.state(record.trial.key).product_problems(record.trial)
@@ -153,7 +153,7 @@ def _write(config: SweepConfig, results: _Results, runner: SweepRunner, tracker:
 
 
 def _parent_status(results: _Results) -> str:
-    """MLflow's status of the sweep's run."""
+    """Return the MLflow status of the sweep's parent run."""
     statuses = {record.status for record in results.records}
     if statuses & {TrialStatus.FAILED, TrialStatus.SKIPPED}:
         return "FAILED"
@@ -187,7 +187,7 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
 
 
 def _exit_code(config: SweepConfig, results: _Results, outcome: RunOutcome, tracker: Tracker) -> ExitCode:
-    """The exit code; what is not well is printed to stderr."""
+    """Return the exit code; print to stderr if MLflow lacks results or the command was interrupted."""
     if tracker.problem:
         print(f"error: MLflow lacks part of the results ({tracker.problem}); they are in the storage, and the same command "
               "adds them", file=sys.stderr)  # fmt: skip

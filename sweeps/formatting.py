@@ -1,4 +1,4 @@
-"""Numbers, durations and config values as texts for people."""
+"""Formats numbers, durations and config values as readable text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def p_text(p: float) -> str:
-    """Return a p-value for people."""
+    """Return a p-value with two significant digits, or ``< 0.0001``."""
     return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
 def text_of(value: Any) -> str:
-    """Return a config value for people: numbers as short as they can be told apart, lists in brackets, texts as they are."""
+    """Return a config value as text: numbers with up to six significant digits, lists in brackets, strings unchanged."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, int | float):
@@ -23,7 +23,7 @@ def text_of(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds for people: 45 s, 3 min 20 s, 2 h 5 min."""
+    """Return a duration in seconds as text, such as 45 s, 3 min 20 s or 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

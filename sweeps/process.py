@@ -1,4 +1,4 @@
-"""What a command does to its own process: Ctrl-C where Python would answer badly, and the garbage collector."""
+"""Settings of the command's own process: Ctrl-C, where Python's default handling fails, and garbage collection."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from sweeps.provenance import command_line
 
 
 def exit_on_sigint() -> None:
-    """Let a Ctrl-C end the process with exit code 130 and the command to continue with; an ignored SIGINT stays ignored."""
+    """Make Ctrl-C print the command to continue with and exit with code 130; an ignored SIGINT stays ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
 
 
 def restore_sigint() -> None:
-    """Let a Ctrl-C raise KeyboardInterrupt again."""
+    """Make Ctrl-C raise KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
 def defer_sigint() -> Iterator[None]:
-    """Hold a Ctrl-C back until the block ends; for calls that fork and run Python code in the child, as Ray's start does.
+    """Delay a Ctrl-C until the block ends; for calls that fork and run Python code in the child, such as starting Ray.
 
-    There Python swallows the KeyboardInterrupt in a callback after the fork, logging's lock stays held by the main thread, and
-    the first other thread that logs waits for ever.
+    During such a call Python discards a KeyboardInterrupt that is raised in a callback after the fork. Logging's lock then
+    stays held by the main thread, and the first other thread that logs waits for ever.
     """
     before, came = signal.getsignal(signal.SIGINT), []
     if before is signal.SIG_IGN or not callable(before) or threading.current_thread() is not threading.main_thread():
@@ -56,10 +56,10 @@ def _exit(*_: object) -> None:
 
 
 def freeze_gc() -> None:
-    """Collect garbage once, and exempt what is left from later collections.
+    """Collect garbage once, and exempt all remaining objects from later collections.
 
-    While anything waits for a slot, Ray has every process collect every few seconds. Over the modules that torch, MLflow
-    and the rest load, each collection takes 0.3 s: measured, a twentieth of a sweep's time.
+    While anything waits for a slot, Ray makes every process collect garbage every few seconds. With the modules that torch,
+    MLflow and others load, each collection takes 0.3 s: a twentieth of a sweep's time, as measured.
     """
     gc.collect()
     gc.freeze()

@@ -1,7 +1,7 @@
 """The command line: ``python sweeps/run.py --grid ablations``.
 
-Expands a grid, runs what the store does not hold yet, and leaves a table, CSV files and MLflow runs. The same command again
-continues where the last one ended, however it ended.
+Expands a grid, runs the trials that are not in the store yet, and writes tables, CSV files, a report and MLflow runs. Running
+the same command again continues the sweep where the command before ended, even if that one was killed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from sweeps import process
 
 if __name__ == "__main__":
-    process.exit_on_sigint()  # the imports take seconds
+    process.exit_on_sigint()  # before the imports below, which take seconds
 
 from rich.console import Console
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        print(f"error: {error}; make room, and the same command continues", file=sys.stderr)
+        print(f"error: {error}; free some space, then run the same command again to continue", file=sys.stderr)
         return ExitCode.FAILED
 
 
@@ -72,7 +72,7 @@ def _run_sweep(config: SweepConfig, console: Console) -> int:
         return ExitCode.DONE
     store, plan, search_result = config.snapshot.store, config.plan, None
     store.remove_scratch()
-    # MLflow's thread computes much; at Python's usual 5 ms a switch of threads Tune's loop would wait for it noticeably.
+    # MLflow's thread computes much. With Python's default switch interval of 5 ms, Tune's loop would wait for it noticeably.
     sys.setswitchinterval(0.001)
     tracker = Tracker(
         config.tracking_uri, plan, store, command_line(), lambda line: console.print(line, highlight=False, soft_wrap=True)

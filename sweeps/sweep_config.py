@@ -1,4 +1,4 @@
-"""A checked command: everything that can be wrong is found here, all at once, before anything is started or written."""
+"""Checks a command: finds all errors, and reports them together, before anything is started or written."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from sweeps.tracking import uri
 
 T = TypeVar("T")
 
-#: A file in the folder of a sweep for which ``--until-decided`` was used.
+#: File in a sweep's folder that marks a sweep for which ``--until-decided`` was used.
 UNTIL_DECIDED_MARK = "until-decided.json"
-#: With fewer seeds than this the anytime-valid test can decide nothing.
+#: With fewer seeds than this the anytime-valid test cannot decide anything.
 FIRST_SEEDS = 3
 _PROFILES = ("auto", *PROFILES)
 
 
 @dataclass(frozen=True)
 class SeedBudget:
-    """What a command may spend on further seeds.
+    """Limit on what a command may spend on further seeds.
 
     Attributes:
-        text: as given.
-        amount: seconds of wall time, or hours of cores or GPUs.
+        text: the budget as typed.
+        amount: seconds of wall time, core-hours or GPU-hours.
         unit: ``wall``, ``core`` or ``gpu``.
     """
 
@@ -58,20 +58,20 @@ class SweepConfig:
 
     Attributes:
         grid: the grid.
-        plan: what it asks for at first.
+        plan: the first plan, to which a search or ``--until-decided`` adds trials.
         planner: makes further plans of the same sweep.
-        snapshot: what the storage holds.
-        storage: where results go.
-        data_dir: where data sets are.
+        snapshot: the trials in the storage.
+        storage: folder or URL for the results.
+        data_dir: folder of the data sets.
         tracking_uri: MLflow's database or server.
-        address: of a Ray cluster; None: this machine alone.
+        address: address of a Ray cluster; None: this machine alone.
         gpus_per_trial: share of a GPU for each trial; 0: CPUs only.
         deterministic: whether results are bit-equal on GPUs too.
-        dry_run: show the plan and its cost, run nothing.
-        report_only: make tables and report from what is done, train nothing.
-        introduction: which profile, and why.
-        budget: for seeds that are added until everything is decided, else None.
-        test: how differences between seeds are tested.
+        dry_run: whether to show the plan and its cost, and run nothing.
+        report_only: whether to make tables and report from finished trials, and train nothing.
+        introduction: the first line to print: which profile is used, and why.
+        budget: limit for ``--until-decided``; None without it.
+        test: the test of differences between seeds.
     """
 
     grid: Grid
@@ -92,12 +92,12 @@ class SweepConfig:
 
     @property
     def sweep_folder(self) -> Path:
-        """Where the tables and the report go."""
+        """Folder of the tables and the report."""
         return self.storage / "sweeps" / self.plan.sweep_id
 
     @property
     def execution(self) -> ExecutionOptions:
-        """How and where plans are run."""
+        """Options for running plans."""
         return ExecutionOptions(
             self.storage, self.data_dir, self.address, self.gpus_per_trial, self.deterministic,
             more_plans=self.budget is not None or self.grid.search is not None,
@@ -111,7 +111,7 @@ class _Errors:
         self.found: list[str] = []
 
     def collect(self, check: Callable[[], T], otherwise: T) -> T:
-        """Return what a check returns, or ``otherwise`` where it raises InputError."""
+        """Return the result of ``check``; if it raises InputError, record its errors and return ``otherwise``."""
         try:
             return check()
         except InputError as error:
@@ -125,7 +125,7 @@ class _Errors:
 
 
 def check(command: CommandLine) -> SweepConfig:
-    """Check everything that can be checked before anything is started or written.
+    """Check a command, before anything is started or written, and return its config.
 
     Raises:
         InputError: with all errors.
@@ -180,7 +180,7 @@ def check(command: CommandLine) -> SweepConfig:
 
 
 def _check_places(command: CommandLine, errors: _Errors) -> str:
-    """Check storage, data folder and MLflow's place; return MLflow's URI."""
+    """Check the storage, the data folder and MLflow's URI; return the URI."""
     tracking_uri = errors.collect(lambda: command.tracking_uri or uri.default_uri(command.storage), "")
     if not command.dry_run and tracking_uri:
         errors.collect(lambda: uri.check_uri(tracking_uri), None)
@@ -203,14 +203,14 @@ def _profile_errors(command: CommandLine, address: str | None) -> list[str]:
 
 
 def _first_seeds(seeds: tuple[int, ...], budget: SeedBudget | None) -> tuple[int, ...]:
-    """The seeds of the first plan: at least FIRST_SEEDS where seeds are added until everything is decided."""
+    """Return the seeds of the first plan: with a budget (``--until-decided``) at least FIRST_SEEDS."""
     if budget is None or len(seeds) >= FIRST_SEEDS:
         return seeds
     return tuple(dict.fromkeys((*seeds, *range(FIRST_SEEDS))))[:FIRST_SEEDS]
 
 
 def _space_errors(grid: Grid, settings: Fields, plan: Plan, planner: Planner, seeds: Sequence[int]) -> list[str]:
-    """Values of a search's space that no config can have, and what else does not fit together with it."""
+    """Return errors of a search: values that no config can have, and conflicts with ``--set``, base or the objectives."""
     search, base = grid.search, plan.base
     if search is None:
         return []
@@ -238,10 +238,10 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 def _budget(command: CommandLine) -> SeedBudget | None:
-    """``30m`` or ``2h`` of wall time, ``4core-h`` or ``1.5gpu-h`` of work."""
+    """Return the budget: ``30m`` or ``2h`` of wall time, ``4core-h`` or ``1.5gpu-h``; None without ``--until-decided``."""
     if not command.until_decided:
         if command.budget is not None:
-            raise InputError("--budget: it goes with --until-decided, which it limits")
+            raise InputError("--budget: it goes with --until-decided, which is missing")
         return None
     if command.budget is None:
         raise InputError("--until-decided: say what it may cost with --budget, e.g. 30m, 2h, 4core-h or 1.5gpu-h")
@@ -257,27 +257,29 @@ def _budget(command: CommandLine) -> SeedBudget | None:
 def _budget_errors(budget: SeedBudget | None, gpus_per_trial: float) -> list[str]:
     if budget is None or budget.unit == "wall" or (budget.unit == "gpu") == (gpus_per_trial > 0):
         return []
-    return [f"--budget {budget.text}: the trials run on {'GPUs' if gpus_per_trial else 'cores'}, whose hours count"]
+    return [f"--budget {budget.text}: the trials run on {'GPUs' if gpus_per_trial else 'cores'}; give hours of those"]
 
 
 def _with_search_flags(grid: Grid, command: CommandLine, seeds: Sequence[int] | None) -> Grid:
-    """The grid with what the command line says of its search."""
+    """Return the grid with the search flags of the command line applied."""
     given = {
         "--search-trials": command.search_trials, "--objectives": command.objectives,
         "--early-stopping": command.early_stopping or None,
     }  # fmt: skip
     if grid.search is None:
-        errors = [f"{flag}: grid {grid.name} searches nothing" for flag, value in given.items() if value is not None]
+        errors = [f"{flag}: grid {grid.name} has no search" for flag, value in given.items() if value is not None]
         if errors:
             raise InputError(errors)
         return grid
     errors = []
     if command.until_decided:
-        errors.append(f"--until-decided: grid {grid.name} is a search; test what it chose in a grid of arms")
+        errors.append(f"--until-decided: grid {grid.name} is a search; to test its best point, make it an arm of another grid")
     if len(seeds or grid.seeds) > 1:
-        errors.append(f"--seeds: a search has one seed; test what grid {grid.name} chose over several in a grid of arms")
+        errors.append(
+            f"--seeds: grid {grid.name} is a search, with one seed; for several, make its best point an arm of another grid"
+        )
     if command.arms is not None:
-        errors.append(f"--arms: grid {grid.name} is a search, which finds its arms itself")
+        errors.append(f"--arms: grid {grid.name} is a search, which makes its own arms")
     changes: dict[str, Any] = {}
     if command.search_trials is not None:
         changes["trials"] = command.search_trials
@@ -311,7 +313,7 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
 
 
 def _earlier_seeds(storage: Path, sweep_id: str) -> list[int]:
-    """The seeds that earlier commands gave to a sweep."""
+    """Return the seeds of a sweep that earlier commands ran."""
     return list((load_json(storage / "sweeps" / sweep_id / "sweep.json") or {}).get("seeds", []))
 
 
@@ -330,14 +332,14 @@ def _cluster_errors(command: CommandLine, address: str) -> list[str]:
         errors.append(f"--profile: on a cluster ({address}) it must be named: {', '.join(PROFILES)}")
     if is_submitted() and not is_remote(command.storage) and not command.storage.is_absolute():
         errors.append(
-            f"--storage {command.storage}: a job runs in a copy of the code that vanishes with it: name an absolute path that "
-            "all nodes share, or a URL"
+            f"--storage {command.storage}: a job runs in a copy of the code that is deleted with it: give an absolute path "
+            "that all nodes share, or a URL"
         )
     return errors
 
 
 def _cluster_gpus(address: str) -> tuple[int, bool]:
-    """The GPUs of a cluster, and whether an autoscaler may bring more."""
+    """Return the number of GPUs of a cluster, and whether an autoscaler may add more."""
     from sweeps.execution import cluster, ray_private
 
     cluster.connect(address)
@@ -346,7 +348,7 @@ def _cluster_gpus(address: str) -> tuple[int, bool]:
 
 def _gpu_errors(per_trial: float | None, gpus: int, scales: bool) -> list[str]:
     if per_trial is None and not gpus and scales:
-        return ["--gpus-per-trial: no GPU is there yet, and the autoscaler may bring some: name a share, or 0 to train on CPUs"]
+        return ["--gpus-per-trial: there is no GPU yet, but the autoscaler may add some: give a share, or 0 to train on CPUs"]
     if per_trial and per_trial > 1 and per_trial != int(per_trial):
         return [f"--gpus-per-trial {per_trial}: above 1 it must be a whole number of GPUs"]
     if per_trial and per_trial > gpus and not scales:

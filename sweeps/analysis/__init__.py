@@ -1,1 +1,1 @@
-"""From records to statements: summaries, tests, contrasts, claims."""
+"""Statistics over trial records: summaries of arms, significance tests, contrasts with base, and tests of claims."""

@@ -1,6 +1,6 @@
-"""What an arm is, beside base: the fields that differ, the facts that follow from them, and its result in a sentence.
+"""Describes an arm in comparison with base: the fields that differ, the facts that follow, and its result in a sentence.
 
-Everything here describes. Where an arm differs from base in more than one thing, no sentence says which of them did it.
+The sentences claim no cause: if an arm differs from base in more than one thing, none says which of them made the difference.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from sweeps.planning.grid import BASE
 from sweeps.planning.trial import Trial
 from sweeps.storage.records import TrialRecord
 
-#: Of three collapse indicators so many, on average over the seeds, make an arm count as collapsed.
+#: An arm counts as collapsed if at least this many of the three collapse indicators are set, on average over its seeds.
 COLLAPSED = 2.0
-#: The metrics of the studies' puzzle, in the order of tables.
+#: The metrics that the studies compare with each other, in the order of tables.
 HEADLINE_METRICS = ("probe_accuracy", "anomaly_auc", "silhouette")
 
 
-#: Facts that count as a difference of their own, where none of the fields that imply them differs.
+#: Fact -> the fields that imply it. If it differs from base's and none of these fields does, it counts as a difference.
 _IMPLIED_BY = {
     "optimiser steps": {"epochs", "batch_size", "train_subset", "dataset"},
     "views": {"epochs", "batch_size", "train_subset", "dataset"},
@@ -37,14 +37,15 @@ _IMPLIED_BY = {
 
 @dataclass(frozen=True)
 class ArmFacts:
-    """One arm.
+    """The differences of an arm from base, and facts about it.
 
     Attributes:
         arm: its name.
-        fields: field -> (base's value, its own), as texts.
-        facts: what follows: name -> text, the same names for every arm; "" where it does not apply.
-        differing: in how many things it differs from base: fields that both have (each entry of the augmentation list), and
-            those facts that no such field implies; None for another method.
+        fields: field -> (base's value, the arm's value), as texts.
+        facts: facts that follow from the config and the training: name -> text, the same names for every arm; "" where one does
+            not apply.
+        differing: number of differences from base: fields that both have (each entry of the augmentation list counts), and
+            facts that differ without such a field that implies them; None for another method.
     """
 
     arm: str
@@ -54,7 +55,7 @@ class ArmFacts:
 
 
 def arm_facts(summaries: Sequence[ArmSummary], by_key: Mapping[str, TrialRecord]) -> list[ArmFacts]:
-    """Facts of every arm, from its first seed that is trained.
+    """Return the facts of every arm, taken from its first seed that is trained.
 
     Args:
         summaries: the arms.
@@ -78,7 +79,7 @@ def arm_facts(summaries: Sequence[ArmSummary], by_key: Mapping[str, TrialRecord]
 
 
 def _changed_leaves(trial: Trial, base: TrialConfig) -> set[str]:
-    """Fields that both have and in which they differ, an overridden parent, and each changed entry of the augmentation list."""
+    """Return the differing fields that both have, those of an overridden parent, and each changed entry of the augmentation."""
     both = set(trial.config.outcome_fields()) & set(base.outcome_fields())
     changed = {name for name in trial.diff_from_base if name in both and name != "augmentation"}
     if "parent" in trial.diff_from_base:
@@ -132,7 +133,7 @@ def _seconds(record: TrialRecord) -> float:
 
 
 def _change(theirs: Any, mine: Any) -> tuple[str, str]:
-    """A field's two values as texts; for two dicts only the differing entries; "none" if ours is None."""
+    """Return a field's two values as texts; for two dicts only the differing entries; "none" if the arm's value is None."""
     if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
         names = [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
         return _text({name: theirs.get(name) for name in names}), _text({name: mine.get(name) for name in names})
@@ -148,7 +149,7 @@ def _text(value: Any) -> str:
 
 
 def is_collapsed(summary: ArmSummary) -> bool:
-    """Whether most of the collapse indicators speak, on average over the seeds."""
+    """Return whether at least COLLAPSED of the three collapse indicators are set, on average over the seeds."""
     values = summary.values("collapse_indicators")
     return bool(values) and mean(values) >= COLLAPSED
 
@@ -156,7 +157,7 @@ def is_collapsed(summary: ArmSummary) -> bool:
 def result_sentence(
     summary: ArmSummary, base: ArmSummary | None, facts: ArmFacts, primary: str, contrast: Contrast | None = None
 ) -> str:
-    """The arm's result in a sentence that describes and claims no cause; with its verdict, where several seeds allow one."""
+    """Return a sentence that describes the arm's result and claims no cause; with the verdict, if several seeds allow one."""
     values = summary.values(primary)
     if not values:
         return f"no result: {summary.state}"
@@ -205,10 +206,10 @@ class RankCorrelation:
     Attributes:
         metric_a: a metric.
         metric_b: another.
-        all_arms: over all arms that have both; None below three arms.
-        n_arms: how many those are.
-        non_collapsed: over those that did not collapse.
-        n_non_collapsed: how many those are.
+        all_arms: correlation over all arms that have both metrics; None for fewer than three arms, or if a metric is constant.
+        n_arms: number of these arms.
+        non_collapsed: correlation over those that did not collapse; None likewise.
+        n_non_collapsed: number of these arms.
     """
 
     metric_a: str
@@ -220,7 +221,7 @@ class RankCorrelation:
 
 
 def rank_correlations(summaries: Sequence[ArmSummary], metrics: Sequence[str] = HEADLINE_METRICS) -> list[RankCorrelation]:
-    """Return the rank correlation of every two of the metrics; several arms with one trial count once."""
+    """Return the rank correlation of every two of the metrics; arms that share a trial count once."""
     distinct = list({s.records[0].trial.key: s for s in reversed(summaries)}.values())
     found = []
     for a, b in combinations(metrics, 2):

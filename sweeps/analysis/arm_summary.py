@@ -1,4 +1,4 @@
-"""One arm over its seeds: its records, its values, and differences between arms paired by seed."""
+"""Summaries of arms over their seeds: records, values, and differences between arms, paired by seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sweeps.storage.records import TrialRecord, TrialStatus
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """One arm over its seeds.
+    """The trials of one arm over its seeds.
 
     Attributes:
         arm: its name.
@@ -33,7 +33,7 @@ class ArmSummary:
 
     @property
     def state(self) -> str:
-        """How its trials went: ``done``, or what is missing."""
+        """``done`` if all trials are, else the number of trials of each status."""
         counts = Counter(str(record.status) for record in self.records)
         return (
             "done" if set(counts) == {TrialStatus.DONE} else ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
@@ -54,12 +54,12 @@ def deviation(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-#: Seed -> value; an arm that is the same for every seed has one value, under None; a number stands for itself.
+#: Seed -> value. An arm that does not depend on the seed has one value, under None. A float is the same for every seed.
 Values = float | Mapping[int | None, float]
 
 
 def by_seed(summary: ArmSummary | None, metric: str) -> dict[int | None, float]:
-    """Return an arm's values of a metric, by seed; under None for an arm that is the same for every seed."""
+    """Return an arm's values of a metric, by seed; under None for an arm that does not depend on the seed."""
     if summary is None:
         return {}
     done = [record for record in summary.done if metric in record.metrics]

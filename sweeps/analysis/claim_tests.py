@@ -2,8 +2,8 @@
 
 A claim names a metric and compares arms (or an arm with a number) in a chain. Each comparison is a two-sided test, at 5 %, of
 the differences between seeds that both arms have (paired: one seed means the same initial weights, batches and draws). The
-chain holds if every comparison does, so no correction for several comparisons is due; it fails if the difference of one is
-significant in the other direction. With one seed nothing is decided.
+chain holds if every comparison does, so no correction for several comparisons is needed; it fails if a difference is
+significant in the other direction. With one seed every claim is undecided.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Comparison:
     """One comparison of a claim.
 
     Attributes:
-        left: the term that is claimed to be the greater (or the less).
-        right: the other.
-        n: seeds that both have.
+        left: the term that is claimed to be greater (or less).
+        right: the other term.
+        n: number of seeds that both have.
         difference: mean of left - right over the seeds; None where there is none.
         interval: its 95 % interval; None below two seeds.
-        p: of the two-sided test; None below two seeds.
+        p: p-value of the two-sided test; None below two seeds.
         test: the test's name.
-        outcome: what became of it.
+        outcome: holds, fails or undecided.
     """
 
     left: Term
@@ -48,13 +48,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """What became of a claim.
+    """The outcome of testing a claim.
 
     Attributes:
         claim: the claim.
         outcome: holds, fails or undecided.
-        reason: the test in a sentence, or why nothing was decided.
-        comparisons: one for each comparison.
+        reason: the tests as text, or why there is none.
+        comparisons: the comparisons of the chain, in order.
     """
 
     claim: Claim
@@ -82,7 +82,7 @@ def judge(claim: Claim, summaries: Sequence[ArmSummary], test: SeedTest = PAIRED
 
 
 def _resolve(metric: str, summaries: Sequence[ArmSummary]) -> str | None:
-    """The metric's name among the results; a folder's anomaly set also goes by its last part."""
+    """Return the metric's name among the results, or None; a folder's anomaly set may be named by the end of its path."""
     measured = {name for summary in summaries for record in summary.records for name in record.metrics}
     if metric in measured:
         return metric

@@ -1,7 +1,7 @@
-"""Each arm against base on the grid's primary metric, paired by seed, honest about what n can show.
+"""Contrasts: each arm against base on the grid's primary metric, paired by seed, with the difference that n seeds can detect.
 
-The differences of one seed share initial weights, batches and draws, so they are paired; their test is two-sided, and p-values
-are corrected over the arms by Holm's method. Other metrics than the primary one are described, never tested.
+Trials of one seed share initial weights, batches and draws, so an arm's values are paired with base's. The test is two-sided,
+and p-values are corrected over the arms by Holm's method. Metrics other than the primary one are described, never tested.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ class Contrast:
 
     Attributes:
         arm: its name.
-        n: seeds that both have.
-        difference: mean over the seeds of the arm's value less base's; None where there is none.
-        interval: its 95 % interval; None where it is not defined, infinite where so few seeds can show no difference.
-        p: of the test, two-sided.
-        p_holm: the same, corrected over the arms that are tested.
-        detectable: the difference that n seeds with this spread would have shown with a probability of 80 %, uncorrected;
-            None where so few seeds show nothing.
-        correlation: Pearson's, of the two arms' values over the seeds: what pairing achieved; None below three seeds.
-        test_error: standard error of the difference that the finite test set leaves (bootstrap over its images); None where
-            single images' outcomes are not kept.
-        deviation: standard deviation of the differences.
-        verdict: what the numbers say.
+        n: number of seeds that both have.
+        difference: the arm's value minus base's, mean over the seeds; None where there is none.
+        interval: 95 % interval of the difference; None where it is not defined, infinite where so few seeds cannot show any
+            difference.
+        p: p-value of the two-sided test.
+        p_holm: the p-value, corrected over the arms that are tested.
+        detectable: the true difference that the test would have found with a probability of 80 % in n seeds with this spread,
+            uncorrected; None where so few seeds cannot show any difference.
+        correlation: Pearson correlation of the two arms' values over the seeds: the higher, the more pairing helped; None below
+            three seeds.
+        test_error: standard error of the difference that is due to the finite test set (bootstrap over its images); None where
+            predictions of single images are not kept.
+        deviation: standard deviation of the differences (n - 1).
+        verdict: the conclusion from the interval, p_holm and the grid's margin.
     """
 
     arm: str
@@ -66,9 +68,9 @@ def contrasts(
     Args:
         summaries: the arms, base among them.
         metric: the primary metric.
-        margin: differences whose interval lies within -margin to margin count as equivalent.
-        test_errors: arm -> standard error that the test set leaves, where it is known.
-        test: how differences are tested.
+        margin: a difference whose interval is within -margin to margin counts as equivalent.
+        test_errors: arm -> standard error due to the finite test set, where it is known.
+        test: the test of the differences.
     """
     base = next((summary for summary in summaries if summary.arm == BASE), None)
     if base is None:
@@ -76,7 +78,7 @@ def contrasts(
     found = []
     for summary in summaries:
         same = [r.trial.key for r in summary.records] == [r.trial.key for r in base.records]
-        added = bool(summary.records[0].trial.required_by)  # a parent that no arm asked for is no question of the grid's
+        added = bool(summary.records[0].trial.required_by)  # a parent that is no arm of the grid is not compared
         if summary.arm != BASE and not same and not added:
             found.append(_contrast(summary, base, metric, (test_errors or {}).get(summary.arm), test))
     corrected = iter(holm([contrast.p for contrast in found if contrast.p is not None]))
@@ -123,10 +125,10 @@ def _verdict(contrast: Contrast, margin: float) -> ContrastVerdict:
 
 
 def test_set_errors(summaries: Sequence[ArmSummary], store: TrialStore) -> dict[str, float]:
-    """Return, by arm, the standard error that the finite test set leaves in its difference to base in probe accuracy.
+    """Return, by arm, the standard error that is due to the finite test set in its difference from base in probe accuracy.
 
-    By :func:`bootstrap_error`. An image's difference is how much more often the arm than base named it rightly, mean over the
-    seeds that both have; images rendered from one source are drawn together.
+    Computed by :func:`bootstrap_error`. An image's difference is 1 if only the arm classified it correctly, -1 if only base
+    did, else 0, averaged over the seeds that both have. Images rendered from one source are drawn together.
     """
     base = next((summary for summary in summaries if summary.arm == BASE), None)
     if base is None:
@@ -147,7 +149,7 @@ def test_set_errors(summaries: Sequence[ArmSummary], store: TrialStore) -> dict[
 
 
 def _right(summary: ArmSummary, store: TrialStore) -> dict[int | None, tuple[NDArray[np.float64], NDArray[np.int64] | None]]:
-    """Seed -> whether each test image was named rightly, and the images' sources; under None for an arm without seeds."""
+    """Return seed (None without seeds) -> (1 for each test image classified correctly, else 0; the images' sources)."""
     found = {}
     for record in summary.records:
         kept = store.detail(record.trial, "predictions") if record.status == TrialStatus.DONE else None

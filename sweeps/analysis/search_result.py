@@ -1,4 +1,4 @@
-"""What a search found: its points and those it decided on."""
+"""The result of a search: its points, and the best of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sweeps.planning.search_space import SearchSpec
 
 PointState = Literal["done", "infeasible", "stopped", "failed", "running"]
-#: ASHA: of the trials that reached a rung, one in so many goes on; rungs are at 1, 3, 9, ... times the first.
+#: ASHA: of the trials that reach a rung, one in REDUCTION continues; rungs are at 1, 3, 9, ... times the first rung's epoch.
 REDUCTION = 3
 
 
@@ -19,8 +19,8 @@ class SearchPoint:
 
     Attributes:
         number: from 0, in the order of drawing.
-        params: the drawn values, by the space's keys.
-        values: of the objectives, in their order; empty where it did not end.
+        params: the drawn values, by the keys of the space.
+        values: values of the objectives, in their order; empty unless the state is done or infeasible.
         state: done, infeasible (collapsed), stopped (early), failed, or running.
         reason: why it is infeasible, was stopped or failed.
     """
@@ -33,19 +33,19 @@ class SearchPoint:
 
     @property
     def arm(self) -> str:
-        """The name of its arm."""
+        """The name of the point's arm."""
         return f"point-{self.number:03d}"
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        search: what was searched.
+        search: the search of the grid file.
         points: every point, in order.
         chosen: numbers of the best point, or of the Pareto front.
-        importances: objective by objective, field -> share of the variance that it accounts for.
+        importances: for each objective, field -> share of the objective's variance that it accounts for.
         pruned: trial key -> why it was stopped early.
         tags: trial key -> tags of its run in MLflow.
         titles: point's number -> the name of its arm.
@@ -61,13 +61,13 @@ class SearchResult:
 
     @property
     def failed(self) -> list[SearchPoint]:
-        """Points that failed, without a later one of the same values that did not."""
+        """Failed points, without those for which another point of the same values did not fail."""
         later = [dict(point.params) for point in self.points if point.state != "failed"]
         return [point for point in self.points if point.state == "failed" and dict(point.params) not in later]
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the sweep's parent run: how many points ended how, and the best value of each objective."""
+        """Metrics of the sweep's parent run: the number of points in each state, and the best value of each objective."""
         counts = {f"points_{state}": float(sum(point.state == state for point in self.points))
                   for state in ("done", "infeasible", "stopped", "failed")}  # fmt: skip
         best = [point for point in self.points if point.number in self.chosen]
@@ -78,7 +78,7 @@ class SearchResult:
         return counts
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Return head and rows of the table of points; a value that encodes zero is shown as zero."""
+        """Return the header and the rows of the table of points; a drawn value that encodes zero is shown as zero."""
         head = ["point", "state", *self.search.space, *self.search.objectives, "chosen", "reason"]
         rows = []
         for point in self.points:

@@ -1,13 +1,13 @@
-"""The statistics of differences between seeds: tests, intervals, correction over arms. Numbers in, numbers out.
+"""Statistics of differences between seeds: tests, intervals, correction over arms. All functions take and return numbers.
 
 Two tests of the same null hypothesis (the mean difference is zero; differences are normal, their variance unknown):
 
-``PAIRED_T_TEST``         for a number of seeds that was chosen beforehand.
+``PAIRED_T_TEST``         for a number of seeds that was fixed beforehand.
 ``ANYTIME_VALID_T_TEST``  for seeds that are added until something is decided. Its p is 1 / B, B the Bayes factor of the
                           t-statistic under a normal prior on the standardised difference and the right Haar prior on the
                           scale. B is a martingale under the null hypothesis, so B ever reaches 1 / level with a probability of
                           at most ``level`` (Ville), however often and for whatever reason one looks and stops. Inverting it at
-                          every number of seeds gives intervals that all cover at once.
+                          every number of seeds gives intervals that hold simultaneously.
                           Lai, On confidence sequences, Ann. Statist. 1976; Pérez-Ortiz, Lardy, de Heide & Grünwald,
                           E-statistics, group invariance and anytime-valid testing, Ann. Statist. 2024; Wang & Ramdas,
                           Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance,
@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.05
-#: The probability with which a difference of :func:`minimum_detectable_difference` would have been found.
+#: The probability with which the test finds a true difference of :func:`minimum_detectable_difference`.
 POWER = 0.8
-#: Standard deviation of ANYTIME's prior on the standardised difference (mean by deviation of the differences). Any number is
-#: valid; it says where the test is sharp. Between arms of one sweep standardised differences of 1 to 9 were seen.
+#: Standard deviation of the prior of ANYTIME_VALID_T_TEST on the standardised difference (mean of the differences divided by
+#: their standard deviation). The test is valid for any scale; the scale sets for which differences its power is highest.
+#: Between arms of one sweep, standardised differences of 1 to 9 were seen.
 PRIOR_SCALE = 3.0
 _RESAMPLES = 2000
 
@@ -39,8 +40,8 @@ class SeedTest:
 
     Attributes:
         name: for tables.
-        note: for reports: what it is and when it is valid.
-        critical: (n, level) -> the |t| at which n differences are significant; infinite where no t is.
+        note: for reports: what the test is and when it is valid.
+        critical: (n, level) -> the |t| from which on n differences are significant; infinite where no |t| is.
         p: (t, n) -> p-value.
     """
 
@@ -50,9 +51,9 @@ class SeedTest:
     p: Callable[[float, int], float]
 
     def __call__(self, differences: Sequence[float]) -> tuple[tuple[float, float], float] | None:
-        """The 95 % interval of the mean difference, and the p-value of a difference of zero.
+        """Return the 95 % interval of the mean difference, and the p-value of the hypothesis that it is zero.
 
-        None where the test is not defined: for fewer than two differences, or where they do not spread.
+        Return None if the test is not defined: for fewer than two differences, or if all are equal up to rounding.
         """
         n = len(differences)
         if n < 2 or stdev(differences) <= 1e-12 * max(map(abs, differences)):
@@ -62,7 +63,7 @@ class SeedTest:
         return (center - reach, center + reach), self.p(center / error, n)
 
     def half_width(self, deviation: float, n: int, level: float = LEVEL) -> float:
-        """Half the width of the interval at ``1 - level`` of n differences with this standard deviation."""
+        """Return half the width of the ``1 - level`` interval for n differences with this standard deviation."""
         return self.critical(n, level) * deviation / math.sqrt(n)
 
 
@@ -79,13 +80,16 @@ def _fixed_p(statistic: float, n: int) -> float:
 
 
 def _anytime_p(statistic: float, n: int) -> float:
-    """1 / B, at most 1: B = g^(-1/2) ((1 + t^2 / nu) / (1 + t^2 / (nu g)))^(n / 2), g = 1 + n PRIOR_SCALE^2, nu = n - 1."""
+    """Return 1 / B, at most 1.
+
+    B = g^(-1/2) ((1 + t^2 / nu) / (1 + t^2 / (nu g)))^(n / 2), g = 1 + n PRIOR_SCALE^2, nu = n - 1.
+    """
     g, u = 1 + n * PRIOR_SCALE**2, statistic**2 / (n - 1)
     return min(1.0, math.exp(0.5 * math.log(g) - n / 2 * (math.log1p(u) - math.log1p(u / g))))
 
 
 def _anytime_critical(n: int, level: float) -> float:
-    """The t with B(t) = 1 / level; with few seeds B stays below that for every t."""
+    """Return the t with B(t) = 1 / level; infinite if B stays below that for every t, as with few seeds."""
     g = 1 + n * PRIOR_SCALE**2
     k = (math.sqrt(g) / level) ** (2 / n)
     return math.sqrt((n - 1) * (k - 1) / (1 - k / g)) if k < g else math.inf
@@ -107,7 +111,7 @@ ANYTIME_VALID_T_TEST = SeedTest(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, in the order given (Holm, Scandinavian Journal of Statistics 1979)."""
+    """Return p-values corrected for multiple testing, in the given order (Holm, Scandinavian Journal of Statistics 1979)."""
     order = np.argsort(p_values, kind="stable")
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
@@ -117,12 +121,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def minimum_detectable_difference(deviation: float, n: int, test: SeedTest = PAIRED_T_TEST) -> float | None:
-    """The smallest true difference that the test at 5 % finds with probability POWER in n differences of this spread.
+    """Return the smallest true difference that the test at 5 % finds with probability POWER in n differences of this spread.
 
     Args:
         deviation: the differences' standard deviation.
         n: at least 2.
-        test: which test; for ANYTIME, looking once at n.
+        test: the test; for ANYTIME_VALID_T_TEST, if the results are looked at only once, at n.
 
     Returns:
         None where n is too small for any difference.
@@ -134,25 +138,29 @@ def minimum_detectable_difference(deviation: float, n: int, test: SeedTest = PAI
     critical = test.critical(n, LEVEL)
     if not math.isfinite(critical):
         return None
-    # The noncentral t's tails over the quantiles of the variance; scipy's own distribution is NaN in places.
+    # The noncentral t's tail probabilities, averaged over quantiles of the variance; scipy's own are NaN for some arguments.
     scale = critical * np.sqrt(chi2.ppf((np.arange(4000) + 0.5) / 4000, n - 1) / (n - 1))
 
     def lacking(shift: float) -> float:
-        """POWER less the power where the noncentrality is ``shift``."""
+        """Return POWER minus the power for the noncentrality ``shift``."""
         return POWER - float(np.mean(ndtr(shift - scale) + ndtr(-shift - scale)))
 
     return float(brentq(lacking, 1e-9, 10 * critical)) * deviation / math.sqrt(n)
 
 
 def seeds_to_decide(difference: float, deviation: float, n: int, *, level: float, margin: float, most: int = 500) -> int | None:
-    """How many seeds ANYTIME needs if mean and deviation of the differences stay what they are after n; None: over ``most``.
+    """Return the number of seeds that ANYTIME_VALID_T_TEST needs if mean and deviation of the differences stay as they are.
 
     Args:
         difference: the mean difference.
         deviation: the differences' standard deviation.
-        n: seeds so far.
+        n: number of seeds so far.
         level: the level after correction over the arms.
-        margin: a difference whose 95 % interval lies within -margin to margin is decided as well.
+        margin: a difference whose 95 % interval is within -margin to margin counts as decided, too.
+        most: the largest number of seeds to consider.
+
+    Returns:
+        The total number of seeds, more than n; None if more than ``most`` are needed.
     """
     for total in range(n + 1, most + 1):
         if ANYTIME_VALID_T_TEST.half_width(deviation, total, level) < abs(difference):
@@ -163,10 +171,10 @@ def seeds_to_decide(difference: float, deviation: float, n: int, *, level: float
 
 
 def bootstrap_error(differences: NDArray[np.float64], groups: NDArray[np.int64] | None = None) -> float:
-    """Standard error of the mean of single images' differences, by a bootstrap over images (or over groups of them).
+    """Return the standard error of the mean of single images' differences, by a bootstrap over images (or over groups of them).
 
     Args:
-        differences: [M], e.g. how much more often an arm than base named each test image rightly, mean over the seeds.
+        differences: [M], e.g. an arm's share of seeds that classified each test image correctly, minus base's.
         groups: [M]; images of one group (renderings of one digit) are drawn together.
     """
     _, index = np.unique(np.arange(len(differences)) if groups is None else groups, return_inverse=True)

@@ -1,1 +1,1 @@
-"""From a grid file to a plan of trials."""
+"""Planning: reads a grid file and expands it into a plan of trials."""

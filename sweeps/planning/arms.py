@@ -1,4 +1,4 @@
-"""The arms of a grid: expanding lists, selecting by ``--arms``, and laying ``--set`` over them."""
+"""The arms of a grid: expands lists, selects by ``--arms``, and parses and checks ``--set``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from core.errors import InputError
 from sweeps.planning.grid import BASE, Fields, Grid
 from sweeps.planning.search_space import overlap
 
-#: Fields whose own value is a list: in an arm only a list of lists makes several arms of them.
+#: Fields whose own value is a list: for these only a list of lists makes several arms.
 _LISTS = {"projector_dims", "anomaly_datasets"}
 
 
 def parse_settings(settings: Sequence[str]) -> Fields:
-    """``key=value`` texts as a nested mapping; a dotted key reaches into one (``augmentation.flip=0``); values are YAML."""
+    """Parse ``key=value`` texts into a nested mapping.
+
+    Args:
+        settings: the texts; a dotted key sets an entry of a mapping (``augmentation.flip=0``), values are YAML.
+
+    Raises:
+        InputError: with every text that cannot be parsed.
+    """
     parsed: Fields = {}
     errors = []
     for setting in settings:
@@ -41,7 +48,7 @@ def parse_settings(settings: Sequence[str]) -> Fields:
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Fields:
-    """Lay ``over`` over ``under``: mappings are merged, everything else is replaced."""
+    """Return ``under`` updated by ``over``: mappings are merged recursively, all other values are replaced."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
@@ -50,12 +57,12 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Fields:
 
 
 def expand_arms(grid: Grid) -> dict[str, Fields]:
-    """Return every arm's own fields, by name: ``base`` is added where it is missing, lists make an arm for each value."""
+    """Return every arm's own fields, by name; lists make an arm for each value, and ``base`` is added if missing."""
     return ({} if BASE in grid.arms else {BASE: {}}) | dict(expanded_arms(grid))
 
 
 def expanded_arms(grid: Grid) -> Iterator[tuple[str, Fields]]:
-    """Yield name and own fields of every arm that the file states; a name may come twice."""
+    """Yield name and own fields of every arm of the grid file, lists expanded; a name may occur twice."""
     for name, content in grid.arms.items():
         fields = content or {}
         axes = list_axes(fields)
@@ -66,7 +73,7 @@ def expanded_arms(grid: Grid) -> Iterator[tuple[str, Fields]]:
 
 
 def list_axes(fields: Fields) -> dict[str, list[Any]]:
-    """Return the fields of an arm whose list makes several arms."""
+    """Return the fields of an arm whose lists make several arms of it."""
     return {
         key: value
         for key, value in fields.items()
@@ -81,7 +88,11 @@ def _short(value: Any) -> str:
 
 
 def select_arms(arms: Mapping[str, Fields], requested: Sequence[str]) -> dict[str, Fields]:
-    """The named arms; the name of a list's family stands for all of its arms."""
+    """Return the named arms; the name of an arm with lists stands for all arms that these make.
+
+    Raises:
+        InputError: with every name that is no arm.
+    """
     chosen: dict[str, Fields] = {}
     errors = []
     families = list(dict.fromkeys([name.split("/")[0] for name in arms] + list(arms)))
@@ -104,7 +115,7 @@ def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def settings_errors(grid: Grid, arms: Mapping[str, Fields], settings: Fields) -> list[str]:
-    """Faults of ``--set``: a field that an arm varies, or the seed."""
+    """Return errors of ``--set``: it must set neither the seed nor a field that an arm varies."""
     errors = []
     for key in _leaves(settings):
         if key.split(".")[0] == "seed":

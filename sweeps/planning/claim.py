@@ -21,9 +21,9 @@ class Claim:
 
     Attributes:
         text: as written.
-        metric: a metric's name, with an anomaly set's behind a slash where one is meant.
-        terms: arms or numbers, each greater (``greater``) or less than the next.
-        greater: which way.
+        metric: a metric's name, or ``METRIC/ANOMALY_SET`` for a certain anomaly set.
+        terms: arms or numbers; each is claimed to be greater (or less) than the next.
+        greater: True for greater, False for less.
     """
 
     text: str
@@ -33,14 +33,14 @@ class Claim:
 
 
 def parse_claim(text: str, arms: Collection[str]) -> Claim:
-    """Read a claim.
+    """Parse a claim.
 
     Args:
         text: ``metric: a > b > ...`` or with ``<``.
         arms: names of the grid's arms.
 
     Raises:
-        InputError: naming what is wrong with it, and the choices.
+        InputError: with all errors of the claim, and the names that exist.
     """
     metric, colon, chain = text.partition(":")
     metric = metric.strip()

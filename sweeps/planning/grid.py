@@ -1,4 +1,4 @@
-"""What a grid file may say: its schema."""
+"""The schema of a grid file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sweeps.planning.search_space import SearchSpec
 
 #: Name of the arm that all others are compared with.
 BASE = "base"
-#: Config fields, as a grid file gives them.
+#: Config fields, name -> value, as in a grid file.
 Fields = dict[str, Any]
-#: Names of a search's points, which no arm may bear.
+#: Names of a search's points; no arm may have such a name.
 POINT = re.compile(r"point-\d+$")
 
 
 class StatedClaim(BaseModel):
-    """A claim of a grid file, and whose it is; a plain text in the file is a claim without a source."""
+    """A claim of a grid file and its source; a plain string in the file is a claim without a source."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,11 +28,11 @@ class StatedClaim(BaseModel):
 
 
 class Published(BaseModel):
-    """Figures that others published for arms of the grid, shown beside ours and never mixed with them.
+    """Numbers that others published for arms of the grid, shown beside ours and never mixed with them.
 
     Attributes:
-        setting: what they ran, by our config fields where there is one.
-        notes: what else differs.
+        setting: their configuration, as config fields of ours where there is one.
+        notes: other differences from our setting.
         values: arm -> metric -> number.
     """
 
@@ -45,13 +45,26 @@ class Published(BaseModel):
 
 def _stated(claim: Any) -> Any:
     if isinstance(claim, Mapping) and len(claim) == 1 and not set(claim) & set(StatedClaim.model_fields):
-        ((metric, chain),) = claim.items()  # YAML read the colon: the text was meant
+        ((metric, chain),) = claim.items()  # an unquoted claim: YAML read its colon as a mapping
         return {"claim": f"{metric}: {chain}"}
     return claim if isinstance(claim, Mapping) else {"claim": claim}
 
 
 class Grid(BaseModel):
-    """A grid file. ``name`` is the file's."""
+    """A grid file.
+
+    Attributes:
+        name: the file's name without its suffix.
+        question: the question that the grid answers.
+        primary: the one metric that is tested, each arm against base.
+        margin: a difference whose interval is within -margin to margin counts as equivalent.
+        base: fields of every trial.
+        arms: arm -> the fields that it changes; a list of values makes several arms.
+        search: what a search varies; None for a grid of arms alone.
+        seeds: the seeds of every arm.
+        claims: claims to test.
+        published: source -> numbers that it published for arms of the grid.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Reading and checking grid files."""
+"""Reads and checks grid files."""
 
 from __future__ import annotations
 
@@ -71,17 +71,17 @@ def _read(path: Path) -> dict[Any, Any]:
     if not re.fullmatch(r"[\w.+-]+", path.stem):
         raise InputError(f"{path}: a grid's name is made of letters, digits and . _ + - only")
     if "name" in content:
-        raise InputError(f"{path}: unknown key 'name' (a grid bears its file's name); the keys are {', '.join(_grid_keys())}")
+        raise InputError(f"{path}: unknown key 'name' (a grid is named after its file); the keys are {', '.join(_grid_keys())}")
     return content
 
 
 def _content_errors(grid: Grid) -> list[str]:
-    """Errors that the schema does not show."""
+    """Return errors of a grid that its schema cannot find."""
     errors = []
     if not grid.arms and grid.search is None:
         errors.append("arms: at least one is needed, or a search")
     errors += [
-        f"arms.{arm}: that name belongs to a point of the search" for arm in grid.arms if grid.search and POINT.match(arm)
+        f"arms.{arm}: this name is reserved for a point of the search" for arm in grid.arms if grid.search and POINT.match(arm)
     ]
     if grid.primary not in METRICS:
         errors.append(
@@ -102,7 +102,7 @@ def _content_errors(grid: Grid) -> list[str]:
 
 
 def _reference_errors(grid: Grid) -> list[str]:
-    """Claims and published figures that name no arm or no metric."""
+    """Return errors of claims and published numbers that name an unknown arm, metric or field."""
     arms, errors = expand_arms(grid), []
     for stated in grid.claims:
         try:
@@ -129,7 +129,7 @@ def _reference_errors(grid: Grid) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would keep the last without a word."""
+    """Refuses a key that is given twice; PyYAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

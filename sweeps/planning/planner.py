@@ -1,6 +1,7 @@
-"""From a grid to trials: what to train, what depends on what, and how each arm differs from base.
+"""Expands a grid into trials: what to train, which trials depend on which, and how each arm differs from base.
 
-Later lies over earlier: profile, the grid's ``base``, the arm, ``--set``. Nothing here loads torch, ray or mlflow.
+Fields are set in this order, later ones override earlier ones: profile, the grid's ``base``, the arm, ``--set``. This module
+loads neither torch nor ray nor mlflow.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sweeps.planning.arms import expand_arms, merge, select_arms, settings_error
 from sweeps.planning.grid import BASE, Fields, Grid
 from sweeps.planning.trial import Plan, Trial
 
-#: What a neighbour trial's parent takes from the trial itself; all else comes from the grid's base.
+#: Fields that a neighbour trial's parent takes from the trial itself; all others come from the grid's base.
 _FROM_CHILD = ("seed", "dataset", "train_subset", "encoder", "representation_dim", "precision", "threads")
 
 
@@ -28,7 +29,7 @@ def _no_seeds(sweep_id: str) -> Sequence[int]:
 
 @dataclass
 class _Draft:
-    """A trial while the plan is made."""
+    """A trial, while the plan is being made."""
 
     config: TrialConfig
     arms: list[str] = field(default_factory=list)
@@ -37,7 +38,7 @@ class _Draft:
 
 @dataclass(frozen=True)
 class _Identities:
-    """Identities of the content of data sets, by name: as the images of trials, and as anomalies."""
+    """Identities of the data sets' content, by name: of those that trials train on, and of the anomaly sets."""
 
     datasets: dict[str, str]
     anomalies: dict[str, str]
@@ -45,7 +46,7 @@ class _Identities:
 
 @dataclass(frozen=True)
 class Planner:
-    """Makes the plans of one command: holds what is the same for all of them.
+    """Makes the plans of one command.
 
     Attributes:
         profile: a key of PROFILES.
@@ -53,7 +54,7 @@ class Planner:
         data_dir: where data sets and the hashes of folders are kept.
         gpu: whether the trials run on GPUs (resolves ``precision: auto``).
         cpu_flags: the processor's features (likewise).
-        earlier_seeds: sweep id -> seeds of earlier commands, which belong to the sweep though not to this command.
+        earlier_seeds: sweep id -> seeds of earlier commands; the plan includes their trials, but does not request them.
     """
 
     profile: str
@@ -106,13 +107,13 @@ class Planner:
         try:
             return self._config(grid, BASE, all_arms[BASE], seed, seed)
         except InputError as error:
-            # Every arm would report base's errors again, so of the arms only their own fields are checked.
+            # Every arm would report base's errors again, so only the arms' own fields are checked.
             raise InputError(list(dict.fromkeys([*errors, *error.errors, *_arm_errors(all_arms)]))) from None
 
     def _configs(
         self, grid: Grid, all_arms: Mapping[str, Fields], seeds: Sequence[int], errors: Sequence[str]
     ) -> list[tuple[str, TrialConfig]]:  # fmt: skip
-        """Every arm's config for every seed, with the arm's name; raises all errors at once."""
+        """Return every arm's config for every seed, with the arm's name; raise InputError with all errors."""
         configs: list[tuple[str, TrialConfig]] = []
         found = list(errors)
         for name, own in all_arms.items():
@@ -130,7 +131,7 @@ def _draft_trials(
     grid: Grid, configs: Sequence[tuple[str, TrialConfig]], identities: _Identities, selected: Collection[str],
     seeds: Sequence[int],
 ) -> tuple[dict[str, _Draft], frozenset[str]]:  # fmt: skip
-    """All trials by key, parents included, and the keys that the command asks for."""
+    """Return all trials by key, parents included, and the keys of the requested ones."""
     drafts: dict[str, _Draft] = {}
     requested: list[str] = []
     errors: list[str] = []
@@ -159,7 +160,7 @@ def _draft_trials(
 
 
 def _arm_errors(arms: Mapping[str, Fields]) -> list[str]:
-    """Errors of the arms' own fields, for when base itself has errors."""
+    """Return errors of the arms' own fields; used if base itself has errors."""
     errors: list[str] = []
     for name, own in arms.items():
         try:
@@ -170,10 +171,10 @@ def _arm_errors(arms: Mapping[str, Fields]) -> list[str]:
 
 
 def _sweep_identity(fields: Fields) -> Fields:
-    """What identifies a sweep: the fields of base and of its parents that are not the defaults, but neither seed nor threads.
+    """Return the fields that identify a sweep: those of base and its parents that differ from the defaults.
 
-    So a field that is added to the config later leaves the ids of older sweeps as they were. Of the anomaly sets the headline
-    alone counts: a further one extends a sweep.
+    Only these, so that a field that is added to the config later does not change the ids of older sweeps. Seed and threads do
+    not count. Of the anomaly sets only the headline set counts: adding another one extends the same sweep.
     """
     defaults = TrialConfig().fields()
     fields = fields | {"anomaly_datasets": fields["anomaly_datasets"][:1]}
@@ -182,7 +183,7 @@ def _sweep_identity(fields: Fields) -> Fields:
 
 
 def _add_parents(drafts: dict[str, _Draft], datasets: Mapping[str, str]) -> None:
-    """Add the parents that are no arm of the grid, and their parents; each remembers the arms that need it."""
+    """Add the parents that are no arm of the grid, and their parents, each with the names of the arms that need it."""
     waiting = [(draft.arms[0], draft.config) for draft in drafts.values()]
     while waiting:
         name, config = waiting.pop(0)
@@ -194,7 +195,7 @@ def _add_parents(drafts: dict[str, _Draft], datasets: Mapping[str, str]) -> None
 
 
 def _with_parent(fields: Fields, base_fields: Fields, where: str, depth: int = 0) -> TrialConfig:
-    """Validate a trial's fields after replacing the overrides under ``parent`` by the parent's whole config."""
+    """Return the config of a trial's fields, with the overrides under ``parent`` replaced by the parent's whole config."""
     overrides = fields.get("parent") or {}
     if not isinstance(overrides, Mapping):
         raise InputError(f"{where}: parent: a mapping of fields that override base's is needed, not {overrides!r}")
@@ -213,7 +214,7 @@ def _with_parent(fields: Fields, base_fields: Fields, where: str, depth: int = 0
     if depth > 0 and not overrides and of_base is not None and of_base.table == "parent":
         raise InputError(
             f"{at}: base's own pairing is {config.pairing!r}, which needs a parent without end; "
-            "say where it begins, e.g. parent: {pairing: augment}"
+            "end the chain with an override, e.g. parent: {pairing: augment}"
         )
     parent = _with_parent(parent_fields, base_fields, at, depth + 1)
     return make_config(config.fields() | {"parent": parent.fields()}, where)
@@ -266,9 +267,9 @@ def _finish_trial(
 
 
 def _diff_from_base(config: TrialConfig, base: TrialConfig) -> dict[str, tuple[Any, Any]]:
-    """Field -> (base's value, the config's own) where they differ; the seed aside."""
+    """Return field -> (base's value, the config's value) where they differ, without the seed."""
     own, theirs = config.outcome_fields(), base.outcome_fields()
-    # Another method differs in all but the data, and the field `method` tells so.
+    # With another method all fields but the data's differ, and `method` shows that: only the config's own fields are listed.
     names = [name for name in (own | theirs if config.method == base.method else own) if own.get(name) != theirs.get(name)]
     diff = {name: (theirs.get(name), own.get(name)) for name in names if name != "seed"}
     if config.needs_parent and config.parent is not None:

@@ -1,4 +1,4 @@
-"""What a search varies: a grid file's key ``search``, checked. Knows nothing of Optuna."""
+"""The search space: a grid file's key ``search`` and its checks. Independent of Optuna."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from core.config import TrialConfig, did_you_mean
 from evaluation.evaluate import METRICS
 
-#: Below its low end a range with ``zero`` goes on for this share of its width (of its logarithm's); what lies there is zero.
+#: A range with ``zero`` is extended below ``low`` by this share of its width (on a logarithmic scale if ``log``); a number
+#: drawn from the extension means zero.
 ZERO_SHARE = 0.15
 _RATIO = "/lambda"
 _FIXED = ("dataset", "train_subset", "anomaly_datasets", "threads")
@@ -19,11 +20,11 @@ _OF_PARENTS = ("encoder", "representation_dim", "precision")
 
 
 class Range(BaseModel):
-    """Numbers from ``low`` to ``high``, whole ones where both are whole.
+    """Numbers from ``low`` to ``high``; integers if both are integers.
 
     Attributes:
-        log: whether orders of magnitude are equally likely, rather than numbers.
-        zero: whether zero is among them (a weight that is left out).
+        log: whether to draw on a logarithmic scale.
+        zero: whether zero is a choice as well (a loss term that is left out).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,24 +50,24 @@ class Range(BaseModel):
 
     @property
     def whole(self) -> bool:
-        """Whether the numbers are whole."""
+        """Whether the numbers are integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
     def bottom(self) -> float:
-        """Where the range begins when what lies below ``low`` stands for zero."""
+        """The lowest number to draw: ``low``, or with ``zero`` the end of the extension below it (see ZERO_SHARE)."""
         if not self.zero:
             return self.low
         return self.low * (self.low / self.high) ** ZERO_SHARE if self.log else self.low - ZERO_SHARE * (self.high - self.low)
 
     def decode(self, drawn: float) -> int | float:
-        """Return the value that a number drawn from ``bottom`` to ``high`` encodes: zero, or itself to four digits."""
+        """Return the value that a number from ``bottom`` to ``high`` encodes: zero, an integer, or itself to four digits."""
         if self.zero and drawn < self.low:
             return 0.0
         return int(drawn) if self.whole else min(max(float(f"{drawn:.4g}"), self.low), self.high)
 
     def encode(self, value: float) -> float | None:
-        """Return a number that encodes the value; None where none does."""
+        """Return a number that encodes the value; None if the range does not contain it."""
         if self.zero and value == 0:
             return self.bottom
         if self.whole and value != int(value):
@@ -80,8 +81,8 @@ class SearchSpec(BaseModel):
     Attributes:
         space: field, dotted field, or ``FIELD/lambda`` (its ratio to lambda) -> choices or a range.
         trials: number of points to try.
-        objectives: metrics that look at no test image; the better way is theirs.
-        early_stopping: whether hopeless trials are stopped (ASHA).
+        objectives: metrics that look at no test image; each has its own direction (:func:`objective_directions`).
+        early_stopping: whether unpromising trials are stopped early (ASHA).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,7 +107,7 @@ class SearchSpec(BaseModel):
         if set(self.objectives) == {"silhouette"}:
             errors.append("objectives: silhouette alone rewards collapse; add validation_probe_accuracy or another")
         if self.early_stopping and len(self.objectives) > 1:
-            errors.append("early_stopping: which trials are hopeless is defined for one objective alone")
+            errors.append("early_stopping: it compares trials by one objective, so there must be only one")
         fields = [field.alias or name for name, field in TrialConfig.model_fields.items() if name not in ("parent", "seed")]
         for key, values in self.space.items():
             name = key.removesuffix(_RATIO).split(".")[0]
@@ -136,16 +137,16 @@ class SearchSpec(BaseModel):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes it another search: all but the number of trials."""
+        """The fields that identify the search: all but the number of trials."""
         return self.model_dump(mode="json", exclude={"trials"})
 
     @staticmethod
     def minimizes(objective: str) -> bool:
-        """Whether less of an objective is better."""
+        """Return whether a lower value of the objective is better."""
         return objective_directions()[objective] == "minimize"
 
     def decoded(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values that a drawn point encodes, by the space's own keys."""
+        """Return the values that a drawn point encodes, by the keys of the space."""
         return {
             key: choices.decode(drawn[key]) if isinstance(choices, Range) else drawn[key]
             for key, choices in self.space.items()
@@ -153,13 +154,13 @@ class SearchSpec(BaseModel):
         }
 
     def shown(self, drawn: Mapping[str, Any]) -> list[str]:
-        """Return the same as texts, in the space's order; empty where a key was not drawn."""
+        """Return the values that a drawn point encodes as texts, in the space's order; "" for a key that was not drawn."""
         values = self.decoded(drawn)
         texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in values.items()}
         return [texts.get(key, "") for key in self.space]
 
     def fields(self, drawn: Mapping[str, Any], base: TrialConfig) -> dict[str, Any]:
-        """Return the config fields, nested, that a drawn point encodes."""
+        """Return the config fields that a drawn point encodes, nested; a ratio is multiplied by base's lambda."""
         fields: dict[str, Any] = {}
         for key, value in self.decoded(drawn).items():
             scaled = float(f"{value * base.lambda_:.6g}") if key.endswith(_RATIO) else value
@@ -171,7 +172,7 @@ class SearchSpec(BaseModel):
         return fields
 
     def extremes(self) -> list[dict[str, Any]]:
-        """Return every key's extremes and choices, each alone, for checking that a config can have them."""
+        """Return every extreme and choice of every key, one key at a time, for checking that a config accepts it."""
         found: list[dict[str, Any]] = []
         for key, values in self.space.items():
             ends = values if isinstance(values, list) else [values.low, values.high, *([values.bottom] if values.zero else [])]
@@ -179,7 +180,7 @@ class SearchSpec(BaseModel):
         return found
 
     def point_of(self, config: TrialConfig) -> dict[str, Any] | None:
-        """Return the drawn point that encodes a config's own values; None where the space does not hold them."""
+        """Return the drawn point that encodes a config's own values; None if the space does not contain them."""
         point: dict[str, Any] = {}
         for key, choices in self.space.items():
             value: Any = config.fields()
@@ -206,7 +207,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two dotted keys are the same, or one reaches into the other."""
+    """Return whether two dotted keys are the same, or one is an entry of the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 

@@ -1,4 +1,4 @@
-"""A trial and a plan: the two types that every other room speaks of."""
+"""Trial and Plan: the two types that all other packages of ``sweeps`` use."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Trial:
     """One trial of a sweep.
 
     Attributes:
-        key: the address of its outcome (:func:`core.config.trial_key`).
+        key: hash of everything that determines its outcome (:func:`core.config.trial_key`); the name of its folder.
         config: validated, with a resolved precision.
-        arm: the arm's name; for a trial that no arm asked for, a description.
+        arm: the arm's name; for a parent that is no arm of the grid, a description.
         aliases: further arms with the same config.
-        required_by: the arms that need it as a parent; empty for a trial of the grid.
+        required_by: for a parent that is no arm of the grid: the arms that need it; else empty.
         parent_key: key of the trial whose encoder finds its neighbours.
-        resumable_from: keys of shorter trials that it could continue, as (epochs, key), the longest first.
-        untrained_key: key of the untrained encoder of the same seed and data, to compare with.
+        resumable_from: shorter trials that it could continue, as (epochs, key), the longest first.
+        untrained_key: key of the trial with the untrained encoder of the same seed and data, to compare with.
         data: identity of its data set's content.
         anomalies: identity of each anomaly set's content, by name, the headline set first.
-        diff_from_base: fields in which it differs from base, name -> (base's value, its own).
+        diff_from_base: fields in which it differs from base: name -> (base's value, this trial's value).
         validation_only: True while a search selects points: only validation metrics are computed.
     """
 
@@ -67,7 +67,7 @@ class Trial:
 
     @property
     def title(self) -> str:
-        """The name for people: the arm and, where it matters, the seed."""
+        """The display name: the arm and, for a trial with an encoder, the seed."""
         return f"{self.arm} · seed {self.config.seed}" if self.config.has_encoder else self.arm
 
 
@@ -78,9 +78,9 @@ class Plan:
     Attributes:
         grid: the grid.
         profile: name of the profile.
-        base: the base config, for the first seed.
+        base: the config of the arm base, for the first seed.
         sweep_id: the sweep's identity: the grid's name and a hash of the base config.
-        trials: by key, in the order of the arms: all arms of the grid, for all seeds that the sweep has ever had.
+        trials: all trials by key, in the order of the arms: every arm, for every seed of this and earlier commands.
         requested: keys of the trials that this command asks for, parents included.
     """
 

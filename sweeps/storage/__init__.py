@@ -1,1 +1,1 @@
-"""What trials leave behind, and where: records, the trial store, image sets."""
+"""Storage: the storage location, the trial store, records of trials, and image sets."""

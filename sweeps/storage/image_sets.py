@@ -1,4 +1,4 @@
-"""The images of a sweep: loaded once by the driver, all faults at once, and shared by its workers."""
+"""The images of a sweep: the driver loads them once, reports all errors together, and shares them with the workers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Images:
-    """All image sets of a sweep, loaded once by the driver and shared by the workers of a machine without a copy.
+    """All image sets of a sweep. The driver loads them once, and the workers of a machine share them without a copy.
 
     Attributes:
         splits: (dataset, train_subset) -> train, validation, test.
         anomalies: anomaly set -> its images.
-        validation_anomalies: headline anomaly set -> its images for validation, None where it has none.
+        validation_anomalies: headline anomaly set -> its images for validation; None if it has none.
     """
 
     splits: Mapping[tuple[str, int | None], Splits]
@@ -31,11 +31,11 @@ class Images:
     validation_anomalies: Mapping[str, ImageSet | None] = field(default_factory=dict)
 
     def of(self, config: TrialConfig) -> Splits:
-        """Return a config's own images."""
+        """Return the train, validation and test images of a config."""
         return self.splits[config.dataset, config.train_subset]
 
     def cover(self, trials: Iterable[Trial]) -> bool:
-        """Whether all of the trials' image sets are here."""
+        """Return whether all image sets of the trials are loaded."""
         configs = [trial.config for trial in trials]
         return all(
             (c.dataset, c.train_subset) in self.splits and set(c.anomaly_datasets) <= set(self.anomalies) for c in configs
@@ -43,7 +43,7 @@ class Images:
 
 
 def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
-    """Load every image set that the trials need, their parents' included.
+    """Load every image set that the trials and their parents need.
 
     Raises:
         InputError: with all errors of the image sets, and of configs that do not fit their sizes.

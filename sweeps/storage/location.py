@@ -1,4 +1,4 @@
-"""Where results go: a folder, or the URL of an object store (``s3://bucket/results``, ``gs://...``, by fsspec)."""
+"""The storage location: a folder, or the URL of an object store (``s3://bucket/results``, ``gs://...``; fsspec opens it)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from core.errors import InputError
 
 
 def storage_path(text: str) -> Path:
-    """What ``--storage`` names.
+    """Return the path that ``--storage`` names: a folder, or for a URL a UPath.
 
     Raises:
-        argparse.ArgumentTypeError: if nothing installed knows the URL's kind.
+        argparse.ArgumentTypeError: if no installed package supports the URL's scheme.
     """
     scheme, found, rest = text.partition("://")
     if not found or scheme == "file":
@@ -25,7 +25,7 @@ def storage_path(text: str) -> Path:
     from upath import UPath
 
     try:
-        # A listing that fsspec remembers would hide what others have written since.
+        # With a cached listing fsspec would miss files that other processes have written since.
         path = UPath(text, use_listings_cache=False)
         _ = path.fs
     except (ImportError, ValueError) as error:
@@ -34,7 +34,13 @@ def storage_path(text: str) -> Path:
 
 
 def check_folder(flag: str, path: Path, *, write: bool = True) -> None:
-    """Raises InputError if nothing can be read, or written, below a folder (which need not be there yet) or behind a URL."""
+    """Check that files can be written (without ``write``: read) behind a URL, or written below a folder.
+
+    The folder need not exist yet. Without ``write`` a folder is not checked.
+
+    Raises:
+        InputError: if they cannot.
+    """
     if is_remote(path):
         marker = path / f".marker-{uuid.uuid4().hex[:8]}"
         try:
@@ -52,7 +58,7 @@ def check_folder(flag: str, path: Path, *, write: bool = True) -> None:
 
 
 def reply_to_probe(storage: Path, question: str, node: str) -> str | None:
-    """Reads a marker in the storage and writes another; run on every node. Why it cannot, or None."""
+    """Read a marker file in the storage and write another; runs on every node. Return why that fails, or None."""
     try:
         text = (storage / question).read_text()
         (storage / f"{question}-{node}").write_text(f"{text} {node}")
@@ -62,7 +68,7 @@ def reply_to_probe(storage: Path, question: str, node: str) -> str | None:
 
 
 class StorageProbe:
-    """A file in the storage that every node reads, and answers by one of its own."""
+    """A marker file in the storage that every node reads and answers with a file of its own."""
 
     def __init__(self, storage: Path) -> None:
         self._storage = storage
@@ -78,7 +84,7 @@ class StorageProbe:
                 path.unlink()
 
     def answered(self, node: str) -> bool:
-        """Whether a node's answer is here."""
+        """Return whether a node's answer is in the storage."""
         with suppress(OSError):
             return (self._storage / f"{self.name}-{node}").read_text() == f"{self.name} {node}"
         return False

@@ -1,4 +1,4 @@
-"""What is known of a trial: its training, its numbers, its status."""
+"""Records of a trial: its training, its metrics, its status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sweeps.planning.trial import Trial
 
 
 class TrialStatus(StrEnum):
-    """Where a trial stands. The values are written to tables, to ``sweep.json`` and to MLflow.
+    """Status of a trial. The values are written to tables, to ``sweep.json`` and to MLflow.
 
     ::
 
@@ -29,13 +29,13 @@ class TrialStatus(StrEnum):
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What is known of a finished training.
+    """Record of a finished training.
 
     Attributes:
         history: one record for each epoch.
         pairs: statistics of the training pairs, or None.
         seconds: time spent on this trial's own epochs, or on fitting PCA or eigenmaps; 0 for rows that do neither.
-        epochs_trained: epochs trained for this trial; fewer than its epochs where it continued another.
+        epochs_trained: epochs trained for this trial; fewer than its epochs if it continued another trial.
         device: kind of device, e.g. "cpu (Intel ...)".
         threads: CPU threads.
         versions: package -> version, of the packages that compute.
@@ -60,7 +60,7 @@ class MetricResult:
         value: the number; None where the metric does not apply; 1 for arrays or a figure that has a file.
         problem: why there is no value, or None.
         time: Unix time of the computation.
-        again: True if the problem is a defect of the metric or figure, which the next command tries again.
+        again: True if the problem is a defect of the metric or figure; the next command then computes it again.
     """
 
     value: float | None
@@ -71,14 +71,14 @@ class MetricResult:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial as reports and MLflow see it.
+    """Status, training and metrics of a trial, for reports and MLflow.
 
     Attributes:
         trial: the planned trial.
-        status: where it stands.
+        status: its status.
         training: None until it is trained.
-        metrics: name -> number, those that apply; the headline anomaly set's also under the bare names.
-        problems: name -> why there is no number.
+        metrics: name -> number, for metrics that apply; those of the headline anomaly set also under their bare names.
+        problems: name of a metric -> why there is no number.
         evaluated: Unix time at which the last metric was stored.
         reason: why it failed, was skipped or was stopped.
     """

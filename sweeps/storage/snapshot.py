@@ -1,4 +1,4 @@
-"""What one command found in the store."""
+"""A cache of the trials that a command has read from the store."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sweeps.storage.trial_store import TrialStore
 
 
 class StoreSnapshot:
-    """What a command found in the store. It is handed on, so that each trial's files are read once, not by every question.
+    """The trials that a command has read from the store, cached so that each trial's files are read only once.
 
-    A command that changes trials calls :meth:`forget` for them; they are then read anew.
+    Code that changes trials calls :meth:`forget` for them; their files are then read again.
     """
 
     def __init__(self, store: TrialStore) -> None:
@@ -21,26 +21,26 @@ class StoreSnapshot:
         self._states: dict[str, TrialState] = {}
 
     def state(self, key: str) -> TrialState:
-        """Return what the store held of a trial when it was first asked for."""
+        """Return the state of a trial as it was when first read."""
         if key not in self._states:
             self._states[key] = self.store.read(key)
         return self._states[key]
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Drop what is known of these trials, for they have changed."""
+        """Drop these trials from the cache, because they have changed."""
         for key in keys:
             self._states.pop(key, None)
 
     def is_trained(self, key: str) -> bool:
-        """Whether the trial with this key is trained."""
+        """Return whether the trial with this key is trained."""
         return self.state(key).is_trained
 
     def is_done(self, trial: Trial) -> bool:
-        """Whether nothing is left to do in the trial's slot."""
+        """Return whether nothing is left to do in the trial's slot; see :meth:`TrialState.is_done`."""
         return self.state(trial.key).is_done(trial)
 
     def is_drawn(self, trial: Trial) -> bool:
-        """Whether all figures of the trial are drawn."""
+        """Return whether all figures of the trial are drawn."""
         return self.state(trial.key).is_drawn(trial)
 
     def record(self, trial: Trial, *, skipped: str | None = None, pruned: str | None = None) -> TrialRecord:

@@ -1,4 +1,4 @@
-"""What the store holds of a trial; each file is read at most once."""
+"""The stored state of a trial; each file is read at most once."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _SUFFIX = {"detail": "npz", "figure": "png"}
 
 
 def product_path(folder: Path, id_: str) -> Path:
-    """Return where a trial's folder holds the arrays or the figure with this id (``detail:...``, ``figure:...``)."""
+    """Return the path of the arrays or the figure with this id (``detail:...``, ``figure:...``) in a trial's folder."""
     kind, name = id_.split(":", 1)
     return folder / _FOLDER[kind] / f"{name}.{_SUFFIX[kind]}"
 
 
 class TrialState:
-    """One trial's files, each read when it is first asked for and then remembered."""
+    """One trial's files, each read when it is first needed and then cached."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
-        """The content of ``config.json``; None where there is none."""
+        """The content of ``config.json``; None if there is no such file."""
         content: Mapping[str, Any] | None = load_json(self._folder / "config.json")
         return content
 
@@ -43,12 +43,12 @@ class TrialState:
 
     @property
     def is_trained(self) -> bool:
-        """Whether training is over (for rows that train nothing: whether they were looked at)."""
+        """Whether training is over; for methods that train nothing: whether the trial has run."""
         return self.training is not None
 
     @cached_property
     def results(self) -> Mapping[str, MetricResult]:
-        """Id of a computation -> its result; where one was computed twice, the later one."""
+        """Id of a computation -> its result; the later result if it was computed twice."""
         found: dict[str, MetricResult] = {}
         for path in self._folder.glob("evaluation-*.json"):
             for id_, content in (load_json(path) or {}).items():
@@ -72,7 +72,7 @@ class TrialState:
         }
 
     def missing_details(self, trial: Trial, *, derived: bool = False) -> dict[str, str]:
-        """Return names and ids of the per-image arrays still to be made: in the trial's slot, or (``derived``) after it."""
+        """Return names and ids of the missing per-image arrays: those made in the trial's slot, or (``derived``) after it."""
         return self._missing_products(_details(trial, derived=derived))
 
     def missing_figures(self, trial: Trial) -> dict[str, str]:
@@ -80,11 +80,14 @@ class TrialState:
         return self._missing_products(trial.figure_ids)
 
     def is_done(self, trial: Trial) -> bool:
-        """Whether nothing is left to do in the trial's slot; its figures may still be missing."""
+        """Return whether nothing is left to do in the trial's slot, the cores or the GPU share that Ray reserves for it.
+
+        Figures and derived per-image arrays are made outside of the slot, so they may still be missing.
+        """
         return self.is_trained and not self.missing_metrics(trial) and not self.missing_details(trial)
 
     def is_drawn(self, trial: Trial) -> bool:
-        """Whether all figures are drawn."""
+        """Return whether all figures are drawn."""
         return not self.missing_figures(trial)
 
     def _missing_products(self, ids: Mapping[str, str]) -> dict[str, str]:
@@ -96,7 +99,7 @@ class TrialState:
             or (result.value is not None and not self._has_file(id_))
         }
 
-    # The files of each kind, by one listing of a folder: behind a URL a question for each file would take seconds.
+    # One listing of each folder: with a URL as storage, a request for each file would take seconds.
 
     @cached_property
     def _detail_files(self) -> frozenset[Path]:
@@ -113,7 +116,7 @@ class TrialState:
     # -- what is there --------------------------------------------------------------------------------------------------
 
     def figures(self, trial: Trial) -> dict[str, Path]:
-        """Return the trial's figures that are there, by name."""
+        """Return the paths of the trial's figures that exist, by name."""
         return {name: product_path(self._folder, id_) for name, id_ in trial.figure_ids.items() if self._has_file(id_)}
 
     def product_problems(self, trial: Trial) -> dict[str, str]:
@@ -141,7 +144,7 @@ class TrialState:
         return TrialRecord(trial, status, self.training, metrics, problems, evaluated, skipped or self.failure)
 
     def _metrics(self, trial: Trial) -> tuple[dict[str, float], dict[str, str]]:
-        """The numbers and the problems by metric; those of the headline anomaly set under their bare names as well."""
+        """Return numbers and problems by metric; those of the headline anomaly set also under their bare names."""
         metrics: dict[str, float] = {}
         problems: dict[str, str] = {}
         headline = next(iter(trial.anomalies), None)
@@ -158,7 +161,7 @@ class TrialState:
 
 
 def _details(trial: Trial, *, derived: bool) -> dict[str, str]:
-    """Names and ids of the per-image arrays made in the trial's slot, or of those derived outside of it."""
+    """Return names and ids of the per-image arrays made in the trial's slot, or of those derived outside of it."""
     ids = trial.detail_ids
     return {name: id_ for name, id_ in ids.items() if bool(DETAILS[name.partition("/")[0]].derived) == derived}
 

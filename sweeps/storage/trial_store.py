@@ -1,4 +1,4 @@
-"""What trials leave behind, under ``<storage>/trials/<key>/``; each file is written whole or not at all.
+"""The files of each trial, under ``<storage>/trials/<key>/``; each file is written completely or not at all.
 
 ==========================  =============================================================================================
 ``config.json``             the config, and the device that it was trained on
@@ -6,14 +6,14 @@
 ``encoder.pt``              the trained encoder's weights
 ``fitted.npz``              what PCA or Laplacian eigenmaps learned from the train images
 ``trained.json``            written when training is over: history, pairs, device, time. Its presence means "trained"
-``evaluation-<id>.json``    numbers, each under the id of its computation; several files add up
+``evaluation-<id>.json``    results, each under the id of its computation; a trial may have several such files
 ``details/<id>.npz``        features, predictions, scores of single images (:mod:`evaluation.per_image`)
 ``figures/<id>.png``        figures (:mod:`evaluation.trial_figures`)
 ``lock``                    held by the process that works on the trial
 ``failure.json``            why the last attempt failed; removed by the next attempt
 ==========================  =============================================================================================
 
-This module knows no torch: planning and reporting read the store without it.
+This module does not load torch, so planning and reporting can read the store without it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sweeps.planning.trial import Trial
 from sweeps.storage.records import MetricResult, TrainingRecord
 from sweeps.storage.trial_state import TrialState, product_path
 
-_SCRATCH = "tune-"  # prefix of folders in the storage, or of temporary ones beside a URL
+_SCRATCH = "tune-"  # prefix of temporary folders: in the storage or, if that is a URL, among this machine's temporary files
 
 
 class TrialStore:
@@ -45,23 +45,23 @@ class TrialStore:
         self._trials = storage / "trials"
 
     def folder(self, key: str) -> Path:
-        """Return where a trial's files are."""
+        """Return the folder of a trial's files."""
         return self._trials / key
 
     def read(self, key: str) -> TrialState:
-        """Return what is there of a trial now."""
+        """Return a new state of the trial, which reads its files when they are first needed."""
         return TrialState(self.folder(key))
 
     def trial_keys(self) -> list[str]:
-        """Return the keys of all trials that left anything."""
+        """Return the keys of all trials that have a folder, sorted."""
         return sorted(path.name for path in self._trials.iterdir() if path.is_dir()) if self._trials.is_dir() else []
 
     def lock(self, key: str, on_wait: Callable[[], None] | None = None) -> AbstractContextManager[None]:
-        """Keep other processes of this machine from working on the trial; see :func:`core.atomic_files.file_lock`."""
+        """Return a lock that keeps this machine's other processes off the trial; see :func:`core.atomic_files.file_lock`."""
         return file_lock(self.folder(key) / "lock", on_wait)
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """Make a temporary folder for the length of a block."""
+        """Return a context manager that makes a temporary folder and removes it at the end of the block."""
         return scratch_folder(self.storage, _SCRATCH)
 
     def remove_scratch(self) -> None:
@@ -90,7 +90,7 @@ class TrialStore:
         save_json(self.folder(key) / "failure.json", {"reason": reason, "details": details, "time": time.time()})
 
     def clear_failure(self, key: str) -> None:
-        """Forget a failure: another attempt begins."""
+        """Remove the record of a failure, because another attempt begins."""
         with suppress(FileNotFoundError):
             (self.folder(key) / "failure.json").unlink()
 
@@ -99,15 +99,21 @@ class TrialStore:
     def make(
         self, key: str, id_: str, function: Callable[[], Mapping[str, NDArray[Any]] | bytes | None]
     ) -> MetricResult:  # fmt: skip
-        """Make and keep per-image arrays or a figure; where they are not defined, the result says why.
+        """Compute and store per-image arrays or a figure, and return the result.
 
-        The caller saves the result once all files are there.
+        If ``function`` raises an error other than MemoryError, the result holds it as the problem. The caller saves the result
+        once all files are written.
+
+        Args:
+            key: the trial's key.
+            id_: id of the computation (``detail:...``, ``figure:...``).
+            function: returns the arrays, or the bytes of a PNG; None if they do not apply.
         """
         try:
             content = function()
         except MemoryError:
             raise
-        except Exception as error:  # whatever one does, the others are made
+        except Exception as error:  # an error in one of them must not prevent the others
             return MetricResult(None, f"{type(error).__name__}: {error}", time.time(), not isinstance(error, NOT_DEFINED))
         path = product_path(self.folder(key), id_)
         if isinstance(content, bytes):
@@ -118,5 +124,5 @@ class TrialStore:
         return MetricResult(None if content is None else 1.0, None, time.time())
 
     def detail(self, trial: Trial, name: str) -> dict[str, NDArray[Any]] | None:
-        """Return the per-image arrays of that name; None where they do not apply or are not there."""
+        """Return the per-image arrays of that name; None if they do not apply or are not made yet."""
         return load_arrays(product_path(self.folder(trial.key), trial.detail_ids[name]))

@@ -1,1 +1,1 @@
-"""What to run next: further seeds, or points of a search."""
+"""Strategies that add trials while a sweep runs: further seeds, or points of a search."""

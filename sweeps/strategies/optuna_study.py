@@ -1,7 +1,7 @@
-"""A search's memory: an Optuna study in a journal file. A process may die at any instant; no finished point is lost.
+"""An Optuna study in a journal file, which stores the points of a search. No finished point is lost, whenever a process dies.
 
-Only drivers write to it, one at a time (flock, so a dead driver's lock is free at once). A point's config is in the journal
-before it runs; a driver that comes later runs what one before it left half done.
+Only drivers write to the journal, one at a time (with flock, so that a dead driver's lock is free at once). A point's params
+are in the journal before its trial runs; a later driver finishes the points that an earlier one left unfinished.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class Study:
-    """The points that were tried, and what to try next (TPE, Bergstra et al. 2011; several objectives: Ozaki et al. 2022)."""
+    """The points of a search, and a sampler of new ones (TPE, Bergstra et al. 2011; several objectives: Ozaki et al. 2022)."""
 
     def __init__(self, path: Path, search: SearchSpec, seed: int, *, epochs: int = 1) -> None:
-        """Open or create the study at ``path``, for trials of so many epochs (which early stopping needs)."""
+        """Open or create the study at ``path``; ``epochs`` is the number of epochs of a trial, which early stopping needs."""
         import optuna
         from optuna.storages.journal import JournalStorage
 
@@ -37,14 +37,14 @@ class Study:
         self._search = search
         backend: Any = _RemoteJournal(path) if is_remote(path) else _journal(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of features that Optuna calls experimental
+            warnings.simplefilter("ignore")  # about features that Optuna calls experimental
             self._study = optuna.create_study(
                 storage=JournalStorage(backend),
                 study_name="search",
                 directions=[objective_directions()[name] for name in search.objectives],
                 load_if_exists=True,
             )
-            # A study that goes on must not draw what it drew at its beginning.
+            # The seed depends on the number of points: a continued study must not draw its first points again.
             self._study.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=max(3, min(10, search.trials // 2)),
                 multivariate=True,
@@ -59,18 +59,18 @@ class Study:
 
     @property
     def points(self) -> list[SearchPoint]:
-        """All points so far."""
+        """All points that were drawn so far; enqueued ones are not among them."""
         return [_point(trial) for trial in self._study.get_trials(deepcopy=False) if trial.state.name != "WAITING"]
 
     @property
     def best_points(self) -> list[SearchPoint]:
-        """The best feasible point, or with several objectives the Pareto front; of points with equal values the first."""
+        """The best feasible point or, with several objectives, the Pareto front; of points with equal values the first."""
         front = [point for trial in self._study.best_trials if (point := _point(trial)).state == "done"]
         distinct = {point.values: point for point in sorted(front, key=lambda point: point.number, reverse=True)}
         return sorted(distinct.values(), key=lambda point: point.number)
 
     def begin_with(self, params: Mapping[str, Any]) -> None:
-        """Enqueue the first point, where the study is new."""
+        """Enqueue a first point, if the study is new."""
         if not self._study.get_trials(deepcopy=False):
             self._study.enqueue_trial(dict(params))
 
@@ -87,7 +87,7 @@ class Study:
         ]
 
     def unfinished(self) -> list[SearchPoint]:
-        """Return the points that a driver began and did not finish; those whose params are incomplete are marked as failed."""
+        """Return the points that a driver started and did not finish; mark those with incomplete params as failed."""
         found = []
         for point in self.points:
             if point.state != "running":
@@ -95,7 +95,7 @@ class Study:
             if set(point.params) == set(self._search.space):
                 found.append(point)
             else:
-                self.fail(point.number, "its driver ended before it was decided on")
+                self.fail(point.number, "its driver ended before all of its values were drawn")
         return found
 
     def ask(self) -> SearchPoint:
@@ -117,8 +117,8 @@ class Study:
 
         Args:
             number: its number.
-            values: of the objectives.
-            infeasible: how far it collapsed; 0 if it did not.
+            values: values of the objectives, in their order.
+            infeasible: how far it is beyond the limit for collapse; 0 if it is not.
             reason: why it is infeasible, if so.
         """
         self._attribute(number, "infeasible", infeasible)
@@ -134,7 +134,7 @@ class Study:
         self._end(number, "PRUNED", reason)
 
     def should_prune(self, number: int, epoch: int, value: float) -> bool:
-        """Report a value at a rung; return whether the point is among those to stop (ASHA, Li et al. 2020)."""
+        """Report the value of a point at a rung, and return whether to stop the point (ASHA, Li et al. 2020)."""
         import optuna
 
         trial = self._live.setdefault(number, optuna.Trial(self._study, self._ids[number]))
@@ -157,9 +157,9 @@ class Study:
             self._study._storage.set_trial_state_values(self._ids[number], optuna.trial.TrialState[state])
 
     def importances(self) -> list[dict[str, float]]:
-        """Return, objective by objective, how much of its variance each field accounts for (fANOVA, Hutter et al. 2014).
+        """Return, for each objective, the share of its variance that each field accounts for (fANOVA, Hutter et al. 2014).
 
-        Empty where there are fewer than four points with values, or they do not differ.
+        A mapping is empty if fewer than four points have values, or all values are equal.
         """
         import optuna
 
@@ -181,7 +181,10 @@ class Study:
 
 
 def rung_epochs(epochs: int) -> list[int]:
-    """Return the epochs after which ASHA looks: powers of REDUCTION times the first that leaves three rungs."""
+    """Return the epochs after which ASHA compares trials (rungs).
+
+    The first is ``epochs // REDUCTION**2``, at least 1; each further one is REDUCTION times the one before, below ``epochs``.
+    """
     first = max(1, epochs // REDUCTION**2)
     found, at = [], first
     while at < epochs:
@@ -204,7 +207,7 @@ def _value(objective: int, trial: Any) -> float:
 
 
 def _journal(path: Path) -> Any:
-    """Optuna's journal in a file; one driver writes at a time."""
+    """Return Optuna's journal in a file; a lock lets one driver write at a time."""
     from optuna.storages.journal import JournalFileBackend
 
     ensure_dir(path.parent)
@@ -215,7 +218,10 @@ def _journal(path: Path) -> Any:
 
 
 class _RemoteJournal:
-    """Optuna's journal behind a URL, where nothing can be appended to or locked: one driver alone, the whole file each time."""
+    """Optuna's journal behind a URL, where files can neither be appended to nor locked.
+
+    So the whole file is written each time, and only one driver may run the search at a time.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -229,21 +235,21 @@ class _RemoteJournal:
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         if self._there() != self._lines:
-            raise InputError(f"{self._path}: another command continues this search; run one at a time where a URL keeps it")
+            raise InputError(f"{self._path}: another command runs this search; if the storage is a URL, run one at a time")
         self._lines += [json.dumps(log, separators=(",", ":")) for log in logs]
         with atomic_write(self._path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in self._lines))
 
 
 def _mend(path: Path) -> None:
-    """Cut off a last line that was not written to its end (a full disk, a power cut): Optuna would raise over it."""
+    """Cut off an incomplete last line (after a full disk or a power cut), on which Optuna would raise an error."""
     if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
         with path.open("rb+") as file:
             file.truncate(content.rfind(b"\n") + 1)
 
 
 class _Flock:
-    """A lock of the operating system behind Optuna's interface."""
+    """A file lock of the operating system, with the interface of Optuna's locks."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,7 +1,7 @@
-"""The search of a grid file: points that Optuna draws become arms of the grid, and Ray Tune runs them like any others.
+"""The search of a grid file: Optuna draws points, each becomes an arm of the grid, and Ray Tune runs it like any other arm.
 
-A point is judged by metrics that look at no test image. At the end test metrics are computed for the best point alone, or with
-several objectives for the Pareto front. Base is the first point, where the space holds it, and always a row of the table.
+A point is judged by metrics that look at no test image. At the end, test metrics are computed only for the best point or, with
+several objectives, for the Pareto front. Base is the first point, if the space contains it, and always a row of the table.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from sweeps.storage.records import TrialRecord, TrialStatus
 from sweeps.strategies.optuna_study import Study, rung_epochs
 from sweeps.sweep_config import SweepConfig
 
-#: A point is infeasible where the projections' mean shortfall of deviation on training batches is above this share of gamma:
-#: their deviation then is below a tenth of gamma, as in the collapse indicators.
+#: A point is infeasible if, on training batches, the standard deviation of the projections falls short of gamma by more than
+#: this share of gamma, on average: it is then below a tenth of gamma, as in the collapse indicators.
 COLLAPSED_SHORTFALL = 0.9
 
 
 def run(config: SweepConfig, runner: SweepRunner, console: Console) -> tuple[Plan, SearchResult]:
-    """Run a search to its number of points, then the test metrics and figures of the best.
+    """Run a search up to its number of points, then compute test metrics and figures of the best.
 
     Returns:
-        The plan of everything, and what was found.
+        The plan of all points, base and other arms, and the result of the search.
     """
     search, seed = config.grid.search, config.plan.base.seed
     assert search is not None
@@ -45,7 +45,7 @@ def run(config: SweepConfig, runner: SweepRunner, console: Console) -> tuple[Pla
     plan, by_number = _plan(config, search, points, best)
     if not config.report_only and not runner.outcome.interrupted:
         runner.run(plan)
-    # Every point is requested in the end: one that failed shows in the table and in the exit code.
+    # In the end every point is requested, so that a failed one shows in the table and in the exit code.
     everything = replace(plan, requested=plan.requested | {trial.key for trial in by_number.values()})
     return everything, _result(search, study, points, best, by_number)
 
@@ -53,7 +53,7 @@ def run(config: SweepConfig, runner: SweepRunner, console: Console) -> tuple[Pla
 def _run_points(config: SweepConfig, search: SearchSpec, study: Study, runner: SweepRunner, console: Console) -> None:
     source = OptunaTrialSource(config, search, study)
     if (first := search.point_of(config.plan.base)) is None:
-        console.print("base lies outside of the space: it is a row of the table, and no point", highlight=False)
+        console.print("base is outside of the search space: it is a row of the table, but no point", highlight=False)
     else:
         study.begin_with(first)
     source.retry_failed()
@@ -67,7 +67,7 @@ def _run_points(config: SweepConfig, search: SearchSpec, study: Study, runner: S
 def _plan(
     config: SweepConfig, search: SearchSpec, points: Sequence[SearchPoint], best: Sequence[SearchPoint]
 ) -> tuple[Plan, dict[int, Trial]]:  # fmt: skip
-    """The plan of all points as arms, which requests the best; and each point's trial."""
+    """Return a plan with all points as arms, which requests the best; and each point's trial, by the point's number."""
     arms: dict[str, Any] = {}
     for point in points:
         if set(point.params) == set(search.space):
@@ -75,7 +75,7 @@ def _plan(
     picked = [point.arm for point in best]
     seeds = [config.plan.base.seed]
     valid = {}
-    for name, fields in arms.items():  # a point whose config is impossible has failed with that reason, and is no arm
+    for name, fields in arms.items():  # a point with an invalid config has failed for that reason, and becomes no arm
         try:
             config.planner.plan(config.grid.model_copy(update={"arms": {name: fields}}), seeds=seeds, arms=[name])
             valid[name] = fields
@@ -106,23 +106,23 @@ def _result(
 
 
 class OptunaTrialSource:
-    """Gives the queue a search's points: those that an earlier driver left half done, then new ones."""
+    """Supplies the trial queue with a search's points: first those that an earlier driver left unfinished, then new ones."""
 
     def __init__(self, config: SweepConfig, search: SearchSpec, study: Study) -> None:
         self._config, self._search, self._study = config, search, study
         self._halfway = study.unfinished()
-        self._numbers: dict[str, list[int]] = {}  # trial key -> its points that have not ended
-        self._failed = 0  # in this command
+        self._numbers: dict[str, list[int]] = {}  # trial key -> numbers of its unfinished points
+        self._failed = 0  # number of points that failed in this command
 
     @property
     def remaining(self) -> int:
-        """How many points are still to try."""
+        """The number of points that are still to be tried."""
         points = self._study.points
         new = self._search.trials - sum(point.state != "failed" for point in points) - self._failed
         return max(0, new) + len(self._halfway)
 
     def retry_failed(self) -> None:
-        """Enqueue the points that failed in an earlier command, unless one of the same values was tried since."""
+        """Enqueue the points that failed in earlier commands, unless a point of the same values did not fail or is enqueued."""
         points = self._study.points
         later = [dict(point.params) for point in points if point.state != "failed"] + self._study.waiting()
         failed = [dict(point.params) for point in points if point.state == "failed"]
@@ -134,7 +134,7 @@ class OptunaTrialSource:
             self._study.enqueue(params)
 
     def ask(self) -> Plan | None:
-        """Return a plan of the next point that the store does not hold; a point that it holds ends at once."""
+        """Return a plan for the next point whose trial must run, or None; end points whose trial is done already."""
         while self.remaining > 0:
             point = self._halfway.pop(0) if self._halfway else self._study.ask()
             try:
@@ -187,6 +187,6 @@ class OptunaTrialSource:
 
 
 def _shortfall(record: TrialRecord) -> float:
-    """Mean hinge of the variance term on the last epoch's training batches, of one view, as a share of gamma."""
+    """Return the mean hinge of the variance term on the last epoch's training batches, of one view, as a share of gamma."""
     history = record.training.history if record.training else ()
     return history[-1].get("train/variance", 0.0) / 2 / record.trial.config.gamma if history else 0.0

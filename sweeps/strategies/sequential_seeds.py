@@ -1,7 +1,7 @@
-"""``--until-decided``: further seeds for the contrasts that are still undecided, until all are decided or the budget is spent.
+"""``--until-decided``: adds seeds to the arms whose contrast is still undecided, until all are decided or the budget is spent.
 
-The numbers are looked at after every round, and whether seeds are added depends on them, so verdicts rest on
-:data:`sweeps.analysis.significance.ANYTIME_VALID_T_TEST`, which allows that, for this sweep from then on.
+Whether seeds are added depends on the results so far, for which the usual t-test is not valid. So from now on the verdicts on
+this sweep use :data:`sweeps.analysis.significance.ANYTIME_VALID_T_TEST`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from sweeps.provenance import command_line
 from sweeps.storage.records import TrialStatus
 from sweeps.sweep_config import UNTIL_DECIDED_MARK, SeedBudget, SweepConfig
 
-#: At the end it is said what so many further seeds would show.
+#: The outlook at the end says what this many further seeds would show.
 _FURTHER = 4
 
 
 def run(config: SweepConfig, budget: SeedBudget, runner: SweepRunner, console: Console) -> Plan:
-    """Run the plan, then round by round further seeds; return the plan of all that was run.
+    """Run the plan, then further seeds round by round; return the plan of all trials.
 
-    A round is one further seed of every undecided arm and of base (more where there are slots for more). It is begun only if
-    its estimated cost is left of the budget. Figures are drawn at the end.
+    A round is one further seed of every undecided arm and of base, or more seeds if there are slots for them. It starts only if
+    the rest of the budget covers its estimated cost. Figures are drawn at the end.
     """
     began, plan = time.monotonic(), config.plan
-    # From the first look on, and whatever becomes of this command, the sweep is tested as one that was looked at.
+    # Written first: even if this command is killed, the sweep must be tested as one whose results were looked at repeatedly.
     mark = {"command": command_line(), "budget": budget.text}
     save_json(config.sweep_folder / UNTIL_DECIDED_MARK, mark)
     seeds = list(dict.fromkeys(trial.config.seed for trial in plan.requested_trials))
@@ -64,21 +64,21 @@ def run(config: SweepConfig, budget: SeedBudget, runner: SweepRunner, console: C
     for line in outlook(config, plan, runner):
         _say(console, line)
     if not runner.outcome.interrupted:
-        runner.run(plan)  # the figures, beyond the budget
+        runner.run(plan)  # draws the figures, which do not count against the budget
     return plan
 
 
 def _undecided(config: SweepConfig, plan: Plan, console: Console) -> list[Contrast]:
-    """The contrasts that further seeds may decide; prints why the others are not, and when there are none."""
+    """Return the contrasts that further seeds may decide; print why the others cannot be decided, and if none is left."""
     found = _contrasts(config, plan)
-    # Differences that do not spread at all are beyond the test, and more of them would change nothing.
+    # The test is not defined if all differences are equal, and more of them would not change that.
     undecided = [c for c in found if c.verdict == "one seed" or (c.verdict == "undecided" and c.interval is not None)]
     for contrast in found:
         if contrast.verdict == "undecided" and contrast not in undecided:
             _say(console, f"{contrast.arm}: {contrast.difference:+.4f} in each seed, without the spread that a test needs")
     if not undecided:
         none_left = any(contrast.verdict == "undecided" for contrast in found)
-        _say(console, "no seed can decide more" if none_left else "every arm that has results is decided")
+        _say(console, "further seeds cannot decide the rest" if none_left else "every arm that has results is decided")
     return undecided
 
 
@@ -93,7 +93,7 @@ def _contrasts(config: SweepConfig, plan: Plan) -> list[Contrast]:
 
 
 def _round(config: SweepConfig, plan: Plan, seeds: Sequence[int], undecided: Sequence[str], runner: SweepRunner) -> Plan:
-    """The next seed for the undecided arms; as many as it takes to fill the slots."""
+    """Return a plan of base and the undecided arms for the next seed, or for as many seeds as fill over half of the slots."""
     next_seed, new = 0, list[int]()
     while True:
         while next_seed in seeds or next_seed in new:
@@ -105,13 +105,13 @@ def _round(config: SweepConfig, plan: Plan, seeds: Sequence[int], undecided: Seq
 
 
 def _open(config: SweepConfig, plan: Plan) -> dict[str, float]:
-    """The plan's open trials -> estimated seconds."""
+    """Return the estimated seconds of each open trial of the plan, by key."""
     done = [trial.key for trial in plan.requested_trials if config.snapshot.is_done(trial)]
     return dict(cost.estimate(plan, config.snapshot, done, gpu=config.gpus_per_trial > 0).seconds)
 
 
 def _price(config: SweepConfig, plan: Plan, runner: SweepRunner, budget: SeedBudget) -> float:
-    """What a plan's open trials are estimated to cost, in the budget's unit (seconds or hours)."""
+    """Return the estimated cost of a plan's open trials, in the budget's unit (seconds or hours)."""
     seconds = _open(config, plan)
     if budget.unit == "wall":
         return cost.wall_time(plan, seconds, runner.slots(plan))
@@ -123,7 +123,7 @@ def _spent(config: SweepConfig, runner: SweepRunner, budget: SeedBudget, began: 
 
 
 def _share(config: SweepConfig) -> float:
-    """Cores or GPUs of a trial."""
+    """Return the number of GPUs or cores that a trial uses."""
     return config.gpus_per_trial or config.plan.base.threads
 
 
@@ -132,10 +132,10 @@ def _amount(amount: float, budget: SeedBudget) -> str:
 
 
 def outlook(config: SweepConfig, plan: Plan, runner: SweepRunner) -> list[str]:
-    """Return what it would take to decide what is undecided, a line for each arm."""
+    """Return a line for each undecided arm: what further seeds would show, and how many would decide it."""
     found = _contrasts(config, plan)
     rejected = sum(contrast.verdict in ("higher", "lower") for contrast in found)
-    # Holm's level for the smallest p of those that are left.
+    # The level at which Holm's method tests the smallest of the remaining p-values.
     level = LEVEL / max(1, sum(contrast.p is not None for contrast in found) - rejected)
     lines = []
     for contrast in found:
@@ -159,7 +159,7 @@ def outlook(config: SweepConfig, plan: Plan, runner: SweepRunner) -> list[str]:
 
 
 def _seed_seconds(config: SweepConfig, plan: Plan, arm: str, runner: SweepRunner) -> float:
-    """Wall time of one further seed of an arm, base and parents included."""
+    """Return the estimated wall time of one further seed of an arm, base and parents included."""
     fresh = max(trial.config.seed for trial in plan.trials.values()) + 1
     further = config.planner.plan(config.grid, seeds=[fresh], arms=[BASE, arm])
     return cost.wall_time(further, _open(config, further), runner.slots(plan))
