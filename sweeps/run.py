@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        print(f"error: {error}; free some space, then run the same command again to continue", file=sys.stderr)
+        hint = "make the file system writable" if error.errno == errno.EROFS else "free some space"
+        print(f"error: {error}; {hint}, then run the same command again to continue", file=sys.stderr)
         return ExitCode.FAILED
 
 
