@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
-from mlflow import MlflowClient
+from playwright.sync_api import Page, expect
 
 from core.datasets import ImageSet, Splits
 from sweeps.execution.figure_tasks import draw_figures
 from sweeps.execution.worker import run_trial
-from sweeps.planning.trial import Plan
 from sweeps.reporting.report_input import ReportInput
 from sweeps.storage.image_sets import Images
 from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.storage.trial_store import TrialStore
-from sweeps.tracking.view import view_path
-from tests.browser.chromium import Browser
-from tests.browser.mlflow_ui import METRIC, PARAMS, choose, open_comparison, parallel_coordinates, prepare, server
+from tests.browser.launch import MISSING, PROGRAM
+from tests.browser.mlflow_ui import (
+    METRIC,
+    PARAMS,
+    children,
+    open_comparison,
+    open_view,
+    parallel_coordinates,
+    prepare,
+    scatter_plot,
+    server,
+)
 from tests.conftest import image_set
 from tests.sweeps.tiny import page_of, record_of, tell, tiny_plan
 
-CHROMIUM = next((name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium or google-chrome on the path"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason=MISSING)]
 ARMS = {"no-variance": {"mu": 0}, "no-invariance": {"lambda": 0}, "no-covariance": {"nu": 0}, "raw": {"method": "raw-pixels"}}
 
 
+class Sweep(NamedTuple):
+    """A sweep that is done, and where it lies."""
+
+    sweep_id: str
+    grid: str
+    storage: Path
+    report: Path
+
+
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """A storage with a small sweep: its report, and its MLflow database."""
     storage = tmp_path_factory.mktemp("storage")
     splits = Splits(image_set(80), image_set(16, seed=1), image_set(48, seed=2))
@@ -48,75 +59,73 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
     about = ReportInput(
         plan, records, StoreSnapshot(store), "profile digits-m", "python sweeps/run.py " + "--set x=y " * 20, "0" * 40, ()
     )
-    (storage / "report.html").write_text(page_of(about, images))
+    report = storage / "report.html"
+    report.write_text(page_of(about, images))
     tell(plan, storage, f"sqlite:///{storage / 'mlflow.db'}")
-    return plan, storage
+    return Sweep(plan.sweep_id, plan.grid.name, storage, report)
 
 
-def browse(visit: Callable[[Browser], Awaitable[Any]]) -> Any:
-    async def all_of_it() -> Any:
-        async with Browser(CHROMIUM or "") as browser:
-            await prepare(browser)
-            return await visit(browser)
-
-    return asyncio.run(all_of_it())
+@pytest.fixture(scope="module")
+def mlflow(sweep: Sweep) -> Iterator[str]:
+    """The address of MLflow's UI over the sweep's database."""
+    with server(sweep.storage / "mlflow.db") as address:
+        yield address
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_the_report_has_no_overflow_and_asks_the_network_for_nothing(
-    sweep: tuple[Plan, Path], width: int, tmp_path: Path
-) -> None:
-    async def visit(browser: Browser) -> Any:
-        await browser.open((sweep[1] / "report.html").as_uri(), width, 900)
-        await browser.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-        await browser.screenshot(tmp_path / "report.png", full_page=True)
-        await browser.pdf(tmp_path / "report.pdf")
-        return await browser.evaluate("""({
-            width: document.documentElement.scrollWidth,
-            images: [...document.images].map(i => [i.complete && i.naturalWidth > 0, i.alt.length > 0]),
-            resources: performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith('data:')),
-        })""")
-
-    seen = browse(visit)
-    assert seen["width"] == width and seen["resources"] == []
-    assert len(seen["images"]) > 8 and all(loaded and described for loaded, described in seen["images"])
+def test_the_report_has_no_overflow_and_asks_for_no_other_file(sweep: Sweep, page: Page, width: int, tmp_path: Path) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda socket: asked.append(socket.url))
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(sweep.report.as_uri())
+    details = page.locator("details")
+    details.evaluate_all("all => all.forEach(one => { one.open = true; })")
+    assert page.locator("details[open]").count() == details.count() > 0
+    page.screenshot(path=tmp_path / "report.png", full_page=True)
+    page.pdf(path=tmp_path / "report.pdf", print_background=True, prefer_css_page_size=True)
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    images = page.locator("img").evaluate_all("all => all.map(one => [one.complete && one.naturalWidth > 0, one.alt])")
+    assert len(images) > 8 and all(loaded and described for loaded, described in images)
+    assert [url for url in asked if not url.startswith("data:")] == [sweep.report.as_uri()]
 
 
-def test_the_leaderboard_sorts_by_a_press_on_a_head(sweep: tuple[Plan, Path]) -> None:
-    column = "[...document.querySelectorAll('table.sortable tbody tr')].map(r => r.cells[2].dataset.value)"
+def test_the_leaderboard_sorts_by_a_press_on_a_head(sweep: Sweep, page: Page) -> None:
+    page.goto(sweep.report.as_uri())
+    table = page.locator("table.sortable")
+    head = table.get_by_role("columnheader").filter(has=page.get_by_text("probe accuracy", exact=True))
+    column = head.evaluate("head => head.cellIndex")
 
-    async def visit(browser: Browser) -> Any:
-        await browser.open((sweep[1] / "report.html").as_uri())
-        found = [await browser.evaluate(column)]
-        for _ in range(2):
-            await browser.click("probe accuracy", "table.sortable th button")
-            found.append(await browser.evaluate(column))
-        return found
+    def after_a_press(order: str) -> list[float]:
+        head.get_by_role("button").click()
+        expect(head).to_have_attribute("aria-sort", order, timeout=5000)
+        values = table.locator("tbody tr").evaluate_all("(rows, i) => rows.map(row => row.cells[i].dataset.value)", column)
+        return [float(value) for value in values]
 
-    _, down, up = ([float(value) for value in values] for values in browse(visit))
+    down, up = after_a_press("descending"), after_a_press("ascending")
     assert down == sorted(down, reverse=True) and up == sorted(up) and down != up
 
 
-def test_mlflow_compares_the_children_over_weights_and_probe_accuracy(sweep: tuple[Plan, Path], tmp_path: Path) -> None:
-    plan, storage = sweep
-    with server(storage / "mlflow.db") as address:
-        client = MlflowClient(address)
-        (experiment,) = (e.experiment_id for e in client.search_experiments() if e.name == plan.grid.name)
-        runs = client.search_runs([experiment], f"tags.sweep = '{plan.sweep_id}' and tags.role = 'trial'")
-
-        async def visit(browser: Browser) -> Any:
-            await open_comparison(browser, address, experiment, [run.info.run_id for run in runs])
-            plot = await parallel_coordinates(browser)
-            await browser.screenshot(tmp_path / "parallel.png")
-            await choose(browser, "Scatter Plot", {"x-axis-selector": METRIC, "y-axis-selector": "anomaly_auc"})
-            await browser.open(address + view_path(experiment, plan.sweep_id))
-            cards = await browser.wait("document.querySelectorAll('.js-plotly-plot').length > 3 && document.body.innerText")
-            return plot, cards
-
-        plot, cards = browse(visit)
+def test_mlflow_compares_the_children_over_weights_and_probe_accuracy(
+    sweep: Sweep, mlflow: str, page: Page, tmp_path: Path
+) -> None:
+    runs = children(mlflow, sweep.grid, sweep.sweep_id)
+    prepare(page)
+    open_comparison(page, mlflow, runs)
+    plot = parallel_coordinates(page)
+    page.screenshot(path=tmp_path / "parallel.png")
     assert [axis["title"] for axis in plot["axes"]] == [*PARAMS, METRIC] and plot["inked"] > 100
     for axis in plot["axes"]:
         held = [(run.data.metrics if axis["title"] == METRIC else run.data.params)[axis["title"]] for run in runs]
         assert axis["numeric"] and axis["values"] == [float(value) for value in held], "every child has a number on every axis"
-    assert plan.sweep_id in cards and "Parallel Coordinates" in cards
+    scatter_plot(page, METRIC, "anomaly_auc")
+    page.screenshot(path=tmp_path / "scatter.png")
+
+
+def test_mlflow_shows_the_charts_of_the_ready_view(sweep: Sweep, mlflow: str, page: Page, tmp_path: Path) -> None:
+    prepare(page)
+    open_view(page, mlflow, children(mlflow, sweep.grid, sweep.sweep_id)[0].info.experiment_id, sweep.sweep_id)
+    for text in (sweep.sweep_id, "Parallel Coordinates"):
+        expect(page.locator("body")).to_contain_text(text, use_inner_text=True)
+    page.screenshot(path=tmp_path / "view.png")
