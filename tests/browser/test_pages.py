@@ -9,13 +9,6 @@ from typing import NamedTuple
 import pytest
 from playwright.sync_api import Page, expect
 
-from core.datasets import ImageSet, Splits
-from sweeps.execution.figure_tasks import draw_figures
-from sweeps.execution.worker import run_trial
-from sweeps.reporting.report_input import ReportInput
-from sweeps.storage.image_sets import Images
-from sweeps.storage.snapshot import StoreSnapshot
-from sweeps.storage.trial_store import TrialStore
 from tests.browser.launch import MISSING, PROGRAM
 from tests.browser.mlflow_ui import (
     METRIC,
@@ -28,15 +21,18 @@ from tests.browser.mlflow_ui import (
     scatter_plot,
     server,
 )
-from tests.conftest import image_set
-from tests.sweeps.tiny import page_of, record_of, tell, tiny_plan
+from tests.main_job import MainJob
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason=MISSING)]
-ARMS = {"no-variance": {"mu": 0}, "no-invariance": {"lambda": 0}, "no-covariance": {"nu": 0}, "raw": {"method": "raw-pixels"}}
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("main_job"),
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(PROGRAM is None, reason=MISSING),
+]
 
 
 class Sweep(NamedTuple):
-    """A sweep that is done, and where it lies."""
+    """A sweep that is done, and where it is."""
 
     sweep_id: str
     grid: str
@@ -45,24 +41,9 @@ class Sweep(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """A storage with a small sweep: its report, and its MLflow database."""
-    storage = tmp_path_factory.mktemp("storage")
-    splits = Splits(image_set(80), image_set(16, seed=1), image_set(48, seed=2))
-    anomalies: dict[str, ImageSet] = {"digits-m-patches": image_set(20, seed=5)}
-    images = Images({("digits-m", None): splits}, anomalies)
-    plan, store = tiny_plan(storage, ARMS), TrialStore(storage)
-    for trial in plan.trials.values():
-        run_trial(trial, images, storage)
-        draw_figures(trial, images, storage)
-    records = [record_of(store, trial) for trial in plan.trials.values()]
-    about = ReportInput(
-        plan, records, StoreSnapshot(store), "profile digits-m", "python sweeps/run.py " + "--set x=y " * 20, "0" * 40, ()
-    )
-    report = storage / "report.html"
-    report.write_text(page_of(about, images))
-    tell(plan, storage, f"sqlite:///{storage / 'mlflow.db'}")
-    return Sweep(plan.sweep_id, plan.grid.name, storage, report)
+def sweep(main_job: MainJob) -> Sweep:
+    """The main job's sweep."""
+    return Sweep(main_job.sweep_folder.name, "ablations", main_job.storage, main_job.report)
 
 
 @pytest.fixture(scope="module")
