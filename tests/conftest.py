@@ -9,7 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +18,6 @@ from PIL import Image
 from core.config import TrialConfig, make_config
 from core.datasets import ImageSet, Splits
 from sweeps.storage.image_sets import Images
-
-if TYPE_CHECKING:
-    from tests.main_job import MainJob
 
 ROOT = Path(__file__).parents[1]
 TINY: dict[str, Any] = {
@@ -83,11 +80,3 @@ def images(splits: Splits) -> Images:
 @pytest.fixture(scope="session")
 def splits() -> Splits:
     return Splits(image_set(80), image_set(16, seed=1), image_set(48, seed=2))
-
-
-@pytest.fixture(scope="session")
-def main_job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
-    """The main job with a third of the epochs; its tests are in one xdist group, so that it runs once."""
-    from tests.main_job import run_main_job
-
-    return run_main_job(tmp_path_factory.mktemp("main_job"), "--set", "epochs=5")

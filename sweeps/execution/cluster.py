@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,17 +63,25 @@ def connect(address: str | None) -> None:
     ray_private.offer_token()
     root = Path(__file__).parents[2]
     if is_submitted():
-        # Nodes on one machine that share a temporary folder each unpack the job's code again, over the folder that is the
-        # driver's working directory. torch ends a process whose working directory is gone ("oneMKL FATAL ERROR: Cannot load
-        # libtorch_cpu.so").
+        # Nodes of one machine that share a temporary folder each unpack a job's code again, over the folder in which its driver
+        # stands. While they do, a module that is not imported yet is not found, and torch ends a process whose folder is gone
+        # ("oneMKL FATAL ERROR: Cannot load libtorch_cpu.so").
+        _import_all_code()
         os.chdir("/")
-    # For a job, Ray has already sent the submitted working directory to the nodes.
     environment = None if is_submitted() else {"py_modules": [str(root / name) for name in _CODE]}
     try:
         ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--address {address}: no Ray cluster answers there ({reason})") from None
+
+
+def _import_all_code() -> None:
+    """Import every module of this project."""
+    for name in _CODE:
+        package = importlib.import_module(name)
+        for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+            importlib.import_module(module.name)
 
 
 def disconnect() -> None:

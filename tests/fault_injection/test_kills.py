@@ -25,7 +25,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("kills")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_nothing_is_lost_in_one_sweep_torn_by_every_kind_of_kill(seed: int, whole: Undisturbed, tmp_path: Path) -> None:
     assert torn_by_all(random.Random(seed), whole, tmp_path) == []

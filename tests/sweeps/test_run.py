@@ -1,4 +1,4 @@
-"""The command line: wrong input, and whole sweeps on Ray with a grid of tiny trials."""
+"""Whole sweeps on Ray, with a grid of tiny trials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 from mlflow import MlflowClient
-from PIL import Image
 
 from sweeps.storage.trial_store import TrialStore
 from tests.conftest import ROOT, image_folder
@@ -46,78 +45,6 @@ def grid(tmp_path: Path, arms: dict[str, Any], **base: Any) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump({"question": "does it work?", "base": BASE | {"dataset": FEW} | base, "arms": arms}))
     return path
-
-
-# -- wrong input ---------------------------------------------------------------------------------------------------------
-
-
-def folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), *, broken: bool = False) -> Path:
-    for split in ("train", "test"):
-        for name in classes:
-            (root / split / name).mkdir(parents=True)
-            for i in range(4):
-                Image.new("RGB", (32, 32), (i * 9, 7, 1)).save(root / split / name / f"{i}.png")
-    if broken:
-        (root / "train" / "cat" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    return root
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["--grid", "ablations", "--set", "lamda=3"], ["lamda", "did you mean 'lambda'", "projector_dims"]),
-        (["--grid", "epochs", "--set", "mu=-1"], ["mu", "-1", "greater than or equal to 0"]),
-        (["--grid", "ablations", "--set", "epochs=0"], ["epochs", "0"]),
-        (["--grid", "ablations", "--set", "mu=3"], ["--set mu", "varies it", "no-variance"]),
-        (["--grid", "ablations", "--arms", "base,neighbour"], ["--arms neighbour", "did you mean 'neighbors'", "random"]),
-        (["--grid", "ablation"], ["no such grid", "ablations, augmentations, epochs, learning-rate, loss-weights, pairing"]),
-        (["--grid", "ablations", "--set", "dataset=folder:/nowhere"], ["folder:/nowhere", "no such folder"]),
-        (["--grid", "ablations", "--set", "dataset=folder:{one}"], ["{one}", "at least two class folders", "found cat"]),
-        (["--grid", "ablations", "--set", "dataset=folder:{broken}", "--set", "batch_size=2"], ["train/cat/2.png", "broken"]),
-        (["--grid", "ablations", "--tracking-uri", "http://127.0.0.1:9"], ["http://127.0.0.1:9", "no MLflow server answers"]),
-        (["--grid", "ablations", "--seeds", "none"], ["--seeds none"]),
-        (["--grid", "ablations", "--seeds", "0"], ["--seeds 0"]),
-        (["--grid", "ablations", "--profile", "imagenet"], ["--profile imagenet", "cifar10, digits-m"]),
-        (["--grid", "ablations", "--gpus-per-trial", "99"], ["--gpus-per-trial 99", "wait for ever"]),
-        (["--grid", "ablations", "--set", "train_subset=100"], ["batch_size: 256", "90 train images"]),
-        (["--grid", "ablations", "--storage", "{file}"], ["--storage", "{file}"]),
-        (["--grid", "ablations", "--data", "{file}"], ["--data", "{file}"]),
-        (["--grid", "{grid}", "--seeds", "x"], ["--seeds x"]),
-        ([], ["--grid is missing", "ablations"]),
-        (["--grid", "ablations", "--arms", "x", "--seeds", "-1", "--set", "mu"], ["--arms x", "--seeds -1", "--set mu"]),
-    ],
-    ids=lambda value: " ".join(value)[:60],
-)
-def test_wrong_input_gets_one_message_and_starts_nothing(
-    arguments: list[str], named: list[str], tmp_path: Path, cache: Path
-) -> None:
-    paths = {"one": str(tmp_path / "one"), "broken": str(tmp_path / "broken"), "file": str(tmp_path / "file")}
-    folder(tmp_path / "one", ("cat",))
-    folder(tmp_path / "broken", broken=True)
-    (tmp_path / "file").write_text("x")
-    paths["grid"] = str(grid(tmp_path, {"[/b]": {}}))
-    storage = [] if "--storage" in arguments else ["--storage", str(tmp_path / "results")]
-    done = run(cache, *(argument.format(**paths) for argument in arguments), *storage)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
-    for text in named:
-        assert text.format(**paths) in done.stderr
-    assert not (tmp_path / "results").exists(), "nothing is written"
-
-
-def test_lists_the_grids(cache: Path) -> None:
-    done = run(cache, "--list")
-    assert done.returncode == 0 and "ablations" in done.stdout and "What" in done.stdout
-
-
-def test_texts_that_look_like_markup_are_shown_as_they_are(tmp_path: Path, cache: Path) -> None:
-    path = tmp_path / "marked.yaml"
-    path.write_text(yaml.safe_dump({"question": "is [/b] fine?", "arms": {"[/red]": {"mu": 0}}}))
-    done = run(cache, "--grid", path, "--dry-run")
-    assert done.returncode == 0 and "is [/b] fine?" in done.stdout and "[/red]" in done.stdout
-
-
-# -- whole sweeps --------------------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_its_repetition_and_a_second_grid_that_shares_trials(tmp_path: Path, cache: Path) -> None:

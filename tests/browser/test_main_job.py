@@ -1,4 +1,4 @@
-"""What people look at, in Chromium: the report at two widths, and MLflow's pages over the children of a sweep."""
+"""The main job: its results, and what people look at in Chromium: the report at two widths, MLflow's pages over its trials."""
 
 from __future__ import annotations
 
@@ -21,14 +21,27 @@ from tests.browser.mlflow_ui import (
     scatter_plot,
     server,
 )
-from tests.main_job import MainJob
+from tests.main_job import MainJob, check_main_job, run_main_job
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("main_job"),
-    pytest.mark.timeout(1500),
-    pytest.mark.skipif(PROGRAM is None, reason=MISSING),
-]
+pytestmark = pytest.mark.timeout(1500)
+in_chromium = pytest.mark.skipif(PROGRAM is None, reason=MISSING)
+
+
+@pytest.fixture(scope="module")
+def main_job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
+    """The main job with a third of its epochs."""
+    return run_main_job(tmp_path_factory.mktemp("main_job"), "--set", "epochs=5")
+
+
+@pytest.mark.slow
+def test_the_main_job_leaves_every_arm_figure_table_and_artifact(main_job: MainJob) -> None:
+    check_main_job(main_job)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(2200)
+def test_the_main_job_with_all_its_epochs(tmp_path: Path) -> None:
+    check_main_job(run_main_job(tmp_path))
 
 
 class Sweep(NamedTuple):
@@ -53,6 +66,8 @@ def mlflow(sweep: Sweep) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
+@in_chromium
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_report_has_no_overflow_and_asks_for_no_other_file(sweep: Sweep, page: Page, width: int, tmp_path: Path) -> None:
     asked: list[str] = []
@@ -72,6 +87,8 @@ def test_the_report_has_no_overflow_and_asks_for_no_other_file(sweep: Sweep, pag
     assert [url for url in asked if not url.startswith("data:")] == [sweep.report.as_uri()]
 
 
+@pytest.mark.slow
+@in_chromium
 def test_the_leaderboard_sorts_by_a_press_on_a_head(sweep: Sweep, page: Page) -> None:
     page.goto(sweep.report.as_uri())
     table = page.locator("table.sortable")
@@ -88,6 +105,8 @@ def test_the_leaderboard_sorts_by_a_press_on_a_head(sweep: Sweep, page: Page) ->
     assert down == sorted(down, reverse=True) and up == sorted(up) and down != up
 
 
+@pytest.mark.slow
+@in_chromium
 def test_mlflow_compares_the_children_over_weights_and_probe_accuracy(
     sweep: Sweep, mlflow: str, page: Page, tmp_path: Path
 ) -> None:
@@ -104,6 +123,8 @@ def test_mlflow_compares_the_children_over_weights_and_probe_accuracy(
     page.screenshot(path=tmp_path / "scatter.png")
 
 
+@pytest.mark.slow
+@in_chromium
 def test_mlflow_shows_the_charts_of_the_ready_view(sweep: Sweep, mlflow: str, page: Page, tmp_path: Path) -> None:
     prepare(page)
     open_view(page, mlflow, children(mlflow, sweep.grid, sweep.sweep_id)[0].info.experiment_id, sweep.sweep_id)
