@@ -170,7 +170,8 @@ def _draw_boxes(
     if not found.all():  # torchvision centres its fallback
         top = np.where(found, top, (size - h) // 2)
         left = np.where(found, left, (size - w) // 2)
-    return np.stack([top, left, h, w], axis=1).astype(np.float32)
+    boxes: NDArray[np.float32] = np.stack([top, left, h, w], axis=1).astype(np.float32)
+    return boxes
 
 
 def augment(images: Tensor, draws: Draws) -> Tensor:

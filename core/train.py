@@ -135,7 +135,8 @@ class _Run:
         self._bf16 = config.precision == "bf16"
         self._layout = torch.channels_last if self._bf16 else torch.contiguous_format
         self.objective = build_objective(config, splits, device, parent)
-        self.encoder = untrained_encoder(config, splits, device).to(memory_format=self._layout)
+        encoder: Any = untrained_encoder(config, splits, device)  # torch types no memory_format of a module before 2.14
+        self.encoder: nn.Sequential = encoder.to(memory_format=self._layout)
         self.projector = self.objective.top
         self.optimizer = _optimizer(config, [*self.encoder.parameters(), *self.projector.parameters()], self._device)
         self._graphed = None if self._device.type == "cpu" else CudaGraphStep()

@@ -95,7 +95,7 @@ def _connected(graph: csr_matrix, points: NDArray[np.float32]) -> tuple[csr_matr
     count, component = connected_components(graph, directed=False)
     if count == 1:
         return graph, 0
-    largest = np.flatnonzero(component == np.bincount(component).argmax())
+    largest = np.flatnonzero(component == np.argmax(np.bincount(component)))
     outside = np.flatnonzero(component != component[largest[0]])
     distances, found = nearest(points[largest], points[outside], 1)
     rows, columns = [], []

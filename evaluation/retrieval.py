@@ -26,7 +26,7 @@ def knn_accuracy(
     """
     _, found = nearest(train, test, min(k, len(train)))
     votes = train_labels[found]
-    classes = int(train_labels.max()) + 1
+    classes = int(np.max(train_labels)) + 1
     counts = np.stack([(votes == label).sum(axis=1) for label in range(classes)], axis=1)
     return float(np.mean(counts.argmax(axis=1) == test_labels))
 

@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.config import digest
 from evaluation.evaluate import metric_ids
@@ -158,7 +159,7 @@ def draw_anomalies(m: FigureInputs, which: str) -> MplFigure:
     return figure
 
 
-def draw_roc(axes: Axes, normal: np.ndarray, anomalous: np.ndarray, **style: object) -> None:
+def draw_roc(axes: Axes, normal: NDArray[Any], anomalous: NDArray[Any], **style: object) -> None:
     """A ROC curve of two score arrays, over the diagonal of chance."""
     from sklearn.metrics import roc_curve
 

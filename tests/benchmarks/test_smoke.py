@@ -28,6 +28,7 @@ def test_core_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == 7 and all(float(line[32:].split()[0]) > 0 for line in lines)
 
 
+@pytest.mark.slow
 def test_engine_benchmark_runs() -> None:
     title, *lines = run("tests/benchmarks/bench_engine.py", "--trials", 2, "--quick")
     rows = {line[:28].strip(): line[28:].split() for line in lines}
@@ -37,6 +38,7 @@ def test_engine_benchmark_runs() -> None:
     assert {"tracker", "all calls", "late", "held up"} <= rows.keys()
 
 
+@pytest.mark.slow
 def test_study_benchmark_runs(tmp_path: Path) -> None:
     grid, out = tmp_path / "tiny.yaml", tmp_path / "out.json"
     fields = {**TINY, "dataset": f"folder:{image_folder(tmp_path / 'images')}", "anomaly_datasets": [], "batch_size": 16}
@@ -47,7 +49,7 @@ def test_study_benchmark_runs(tmp_path: Path) -> None:
     assert [row["trial"] for row in json.loads(out.read_text())["trials"]] == ["base · seed 0", "n · seed 0"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_cluster_benchmark_runs() -> None:
     title, line = run("-m", "tests.benchmarks.bench_cluster", "--nodes", 1, "--trials", 2, "--epochs", 2)
     assert title.startswith("2 equal trials") and line.startswith("1 nodes: ") and line.endswith(" %")

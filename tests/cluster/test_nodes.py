@@ -20,7 +20,7 @@ from tests.cluster.nodes import Nodes
 from tests.conftest import ROOT, TINY, image_folder
 from tests.fault_injection.kill_sweeps import TABLES, timeless
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 ARMS: dict[str, Any] = {"n": {"pairing": "neighbors"}, "z": {"mu": 0}, "c": {"nu": 0}, "r": {"pairing": "random"}}
 
@@ -76,6 +76,7 @@ class Audit:
         return [event for event in self.epochs() if event["parent"] in raylets]
 
 
+@pytest.mark.slow
 def test_what_fits_no_node_is_refused_and_a_job_uses_nodes_that_come_late_and_outlives_one(
     tmp_path: Path, images: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_what_fits_no_node_is_refused_and_a_job_uses_nodes_that_come_late_and_ou
     assert tables(storage) == tables(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_a_job_on_nodes_that_unpack_its_code_over_one_another(tmp_path: Path, images: Path) -> None:
     storage = tmp_path / "results"
     with Nodes(tmp_path, apart=False) as cluster:
@@ -111,6 +113,7 @@ def test_a_job_on_nodes_that_unpack_its_code_over_one_another(tmp_path: Path, im
         assert cluster.end_of("sweep", 300) == "SUCCEEDED", cluster.logs("sweep")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
 def test_a_node_that_does_not_see_the_storage_is_named_before_training(tmp_path: Path, images: Path) -> None:
     storage = tmp_path / "results"
@@ -127,6 +130,7 @@ def test_a_node_that_does_not_see_the_storage_is_named_before_training(tmp_path:
     assert list(storage.iterdir()) == [], "nothing was written, and the markers are gone"
 
 
+@pytest.mark.nightly
 def test_an_autoscaler_starts_nodes_for_what_waits_and_stops_them_again(tmp_path: Path, images: Path) -> None:
     audit, storage = Audit(tmp_path / "audit.jsonl"), tmp_path / "results"
     command = [*arguments(tmp_path, images), "--storage", str(storage), "--gpus-per-trial", "0"]

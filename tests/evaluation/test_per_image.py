@@ -270,4 +270,5 @@ def test_a_logarithmic_axis_is_labelled_in_plain_numbers() -> None:
         drawn(figure)
         labels = [label.get_text() for panel in axes[0] for label in panel.get_yticklabels(which="both")]
     assert not [label for label in labels if "$" in label]
-    assert {"1e−06", "0.01", "100"} <= set(labels)
+    # Which decades are labelled is matplotlib's choice: the even ones since 3.11, the odd ones before.
+    assert {"1e−06", "0.01", "100"} <= set(labels) or {"1e−05", "0.1", "10"} <= set(labels)

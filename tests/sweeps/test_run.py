@@ -104,7 +104,7 @@ def test_a_failing_trial_takes_only_its_dependents_with_it(tmp_path: Path, cache
     assert again.returncode == 1 and "4 trials, 2 done already, 2 to run" in again.stdout, "the same command tries them again"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_continuation_trains_the_longest_member_alone(tmp_path: Path, cache: Path) -> None:
     path = grid(tmp_path, {"e": {"epochs": [1, 2, 4]}})

@@ -89,6 +89,7 @@ def test_the_detectable_difference_is_found_as_often_as_stated() -> None:
         assert np.mean(ttest_1samp(samples, 0, axis=1).pvalue < 0.05) == pytest.approx(POWER, abs=0.012)
 
 
+@pytest.mark.slow
 def test_intervals_cover_and_verdicts_err_as_often_as_stated(tmp_path: Path) -> None:
     """Three arms equal to base in truth: the 95 % interval covers zero, and any false verdict is as rare as Holm promises."""
     draw = np.random.default_rng(1)

@@ -31,7 +31,7 @@ from sweeps.storage.records import TrialRecord
 from sweeps.storage.trial_store import TrialStore
 from sweeps.strategies.optuna_study import Study, rung_epochs
 from sweeps.sweep_config import check
-from tests.conftest import ROOT, tiny_config
+from tests.conftest import ROOT, image_folder, tiny_config
 from tests.sweeps.tiny import BASE, arm, children, finish, is_done, record_of, tiny_plan
 
 SPACE: dict[str, Any] = {
@@ -323,8 +323,10 @@ def test_test_metrics_are_there_for_what_was_decided_on_alone(tmp_path: Path, im
 )
 def test_a_search_that_is_stopped_half_way_goes_on(flags: list[str], how: signal.Signals, tmp_path: Path) -> None:
     path, storage = tmp_path / "find.yaml", tmp_path / "results"
+    odd = image_folder(tmp_path / "odd", train=100)
+    few = {"dataset": f"folder:{image_folder(tmp_path / 'few', train=1000)}", "anomaly_datasets": [f"folder:{odd}"]}
     path.write_text(yaml.safe_dump({
-        "question": "which?", "base": BASE | {"epochs": 4, "neighbors_k": 3}, "search": {"trials": 8, "space": SPACE},
+        "question": "which?", "base": BASE | {"epochs": 4, "neighbors_k": 3, **few}, "search": {"trials": 6, "space": SPACE},
     }))  # fmt: skip
     command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--profile", "digits-m", "--grid", str(path),
                "--storage", str(storage), "--data", str(tmp_path / "data"), *flags]  # fmt: skip
@@ -344,7 +346,7 @@ def test_a_search_that_is_stopped_half_way_goes_on(flags: list[str], how: signal
     done = subprocess.run(command, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = list(csv.DictReader(next(storage.glob("sweeps/*/points.csv")).open()))
-    assert len(rows) == 8 and {row["state"] for row in rows} <= {"done", "infeasible", "stopped"}
+    assert len(rows) == 6 and {row["state"] for row in rows} <= {"done", "infeasible", "stopped"}
     after = {p.number: p for p in Study(journal, SEARCH, 0).points}
     for number, point in before.items():
         assert after[number].params == point.params

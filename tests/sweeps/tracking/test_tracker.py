@@ -261,13 +261,13 @@ def test_the_data_sets_are_inputs_of_the_run(tmp_path: Path, images: Images) -> 
 
 
 def test_every_child_has_the_weights_and_the_sweep_a_view_of_them(tmp_path: Path, images: Images) -> None:
-    plan, uri = tiny_plan(tmp_path, {"raw": {"method": "raw-pixels"}}), f"sqlite:///{tmp_path / 'mlflow.db'}"
-    for name in ("base", "raw"):
+    plan, uri = tiny_plan(tmp_path, {"pca": {"method": "pca"}}), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for name in ("base", "pca"):
         run_trial(arm(plan, name), images, tmp_path)
     tell(plan, tmp_path, uri)
     parent, children = runs(uri)
-    assert [children["raw"].data.params[name] for name in ("mu", "lambda", "nu")] == ["0.0"] * 3
-    assert "epochs" not in children["raw"].data.params
+    assert [children["pca"].data.params[name] for name in ("mu", "lambda", "nu")] == ["0.0"] * 3
+    assert "epochs" not in children["pca"].data.params
     client = MlflowClient(uri)
     tags = client.get_experiment(parent.info.experiment_id).tags
     view = json.loads(tags[f"mlflow.sharedViewState.{plan.sweep_id}"])
