@@ -99,7 +99,7 @@ class SweepConfig:
     def execution(self) -> ExecutionOptions:
         """Options for running plans."""
         return ExecutionOptions(
-            self.storage, self.data_dir, self.address, self.gpus_per_trial, self.deterministic,
+            self.storage.resolve(), self.data_dir, self.address, self.gpus_per_trial, self.deterministic,
             more_plans=self.budget is not None or self.grid.search is not None,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ class ExecutionOptions:
     """How and where the plans of a command are run.
 
     Attributes:
-        storage: where trials are kept; all nodes share it.
+        storage: where trials are kept: an absolute path, or a URL; all nodes share it.
         data_dir: where data sets are, or are downloaded to.
         address: of a running Ray cluster; None: start Ray on this machine only.
         gpus_per_trial: share of a GPU for each trial; 0: no GPU, and as many CPUs as the trial has threads.

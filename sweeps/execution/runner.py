@@ -20,6 +20,7 @@ from sweeps.planning.trial import Plan, Trial
 from sweeps.storage.image_sets import Images, load_images
 from sweeps.storage.records import TrialRecord, TrialStatus
 from sweeps.storage.snapshot import StoreSnapshot
+from sweeps.storage.trial_store import TrialStore
 
 if TYPE_CHECKING:
     from sweeps.execution.trial_queue import TrialSource
@@ -122,7 +123,7 @@ class SweepRunner:
         from sweeps.execution import cluster, tune_backend
         from sweeps.execution.figure_tasks import FigureTasks
 
-        options, store = self._options, self._snapshot.store
+        options, store = self._options, TrialStore(self._options.storage)
         self._start(plan)
         slots, points = cluster.slots(plan, options.gpus_per_trial), source.remaining if source is not None else 0
         estimate = cost.estimate(plan, self._snapshot, done, gpu=options.gpus_per_trial > 0)
@@ -178,7 +179,7 @@ class SweepRunner:
         if options.address is not None:  # nodes may have errors: until they are checked, only probe files are written
             cluster.connect(options.address)
             ensure_dir(options.storage)
-            if note := cluster.check_nodes(plan, options.gpus_per_trial, options.storage.resolve()):
+            if note := cluster.check_nodes(plan, options.gpus_per_trial, options.storage):
                 self._say(note)
         for callback in self._callbacks:
             callback.on_sweep_start()

@@ -61,7 +61,7 @@ def run(
     Returns:
         Key of each skipped trial -> why; and whether the run was interrupted.
     """
-    store = TrialStore(options.storage.resolve())
+    store = TrialStore(options.storage)
     queue = TrialQueue(plan, open_keys, store, callbacks, source, _slot_counter(plan, options.gpus_per_trial))
     # Silences Tune's tracebacks of workers that died and its list of their trials; progress reports each in one line.
     for name in ("execution.tune_controller", "tune"):

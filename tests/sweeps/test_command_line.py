@@ -13,6 +13,7 @@ from PIL import Image
 from core.config import TrialConfig
 from sweeps.command_line import parse
 from sweeps.run import main
+from sweeps.sweep_config import check
 from tests.conftest import ROOT
 from tests.sweeps.tiny import BASE
 
@@ -105,3 +106,11 @@ def test_texts_that_look_like_markup_are_shown_as_they_are(tmp_path: Path, capsy
     assert main(["--grid", str(path), "--dry-run", "--profile", "digits-m", "--data", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "is [/b] fine?" in said and "[/red]" in said
+
+
+def test_workers_elsewhere_get_an_absolute_storage_and_people_see_what_they_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = check(parse(["--grid", "ablations", "--profile", "digits-m", "--data", str(tmp_path)]))
+    assert config.storage == Path("results") and config.execution.storage == tmp_path / "results"
