@@ -29,7 +29,7 @@ Loaded = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], None]
 def content_hash(root: Path, data_dir: Path, *, anomalies: bool) -> str:
     """A hash over the names and bytes of the images that count; kept for as long as names, sizes and times do not change.
 
-    Of a set of anomalies, ``train/`` counts too where trials are chosen by its images (:func:`validation_anomalies_`).
+    Of a set of anomalies, ``train/`` counts too where trials are chosen by its images (:func:`has_validation_split`).
 
     Raises:
         InputError: if the folder is missing or not laid out as a data set.

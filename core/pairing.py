@@ -74,10 +74,10 @@ def one_of_a_neighbors_class(context: PairingContext, draw: np.random.Generator)
     An image is its own partner only where that class has no other.
     """
     labels, n = context.labels, len(context.labels)
-    requested = labels[one_of_the_neighbors(context, draw)]
+    neighbor_labels = labels[one_of_the_neighbors(context, draw)]
     order = np.argsort(labels, kind="stable")
     classes, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    which = np.searchsorted(classes, requested)
+    which = np.searchsorted(classes, neighbor_labels)
     start, count = starts[which], counts[which]
     offset = (draw.random(n) * count).astype(np.int64)
     found = order[start + offset]

@@ -234,7 +234,7 @@ class Evaluation:
 
 
 def evaluate(inputs: EvaluationInputs, names: Collection[str]) -> Evaluation:
-    """Computes the named metrics; one that is not defined for the evidence says why and does not stop the others.
+    """Computes the named metrics; one that is not defined for the inputs says why and does not stop the others.
 
     Args:
         inputs: what to look at.

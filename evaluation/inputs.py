@@ -126,7 +126,7 @@ class EvaluationInputs:
         return anomaly.scores(self.train.representation, self.validation.representation)
 
     def of_anomalies(self, name: str) -> AnomalyInputs:
-        """The evidence on one anomaly set."""
+        """Return the inputs of one anomaly set."""
         if name not in self._of_anomalies:
             representation = self.anomalies[name].representation
             scores = anomaly.scores(self.train.representation, representation)

@@ -183,7 +183,7 @@ def compute(name: str, inputs: EvaluationInputs) -> Arrays | None:
     """The arrays of a detail that is not derived, or None where it does not apply.
 
     Raises:
-        ValueError: if it is not defined for the evidence.
+        ValueError: if it is not defined for the inputs.
     """
     bare, _, which = name.partition("/")
     detail = DETAILS[bare]

@@ -346,16 +346,16 @@ def needed_details(name: str) -> list[str]:
     return [f"{need}/{which}" if DETAILS[need].per_anomaly_set else need for need in FIGURES[bare].needs]
 
 
-def draw(name: str, material: FigureInputs) -> bytes | None:
+def draw(name: str, inputs: FigureInputs) -> bytes | None:
     """A figure of :func:`figure_ids` as PNG; None where it does not apply.
 
     Raises:
-        ValueError: if it cannot be drawn from the material.
+        ValueError: if it cannot be drawn from the inputs.
     """
     from evaluation.plot_style import png, styled
 
     bare, _, which = name.partition("/")
     function = FIGURES[bare].function
     with styled():
-        figure = (partial(function, which=which) if FIGURES[bare].per_anomaly_set else function)(material)
+        figure = (partial(function, which=which) if FIGURES[bare].per_anomaly_set else function)(inputs)
         return None if figure is None else png(figure)

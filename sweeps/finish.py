@@ -22,7 +22,7 @@ from sweeps.reporting import tables
 from sweeps.reporting.html_report import write_report
 from sweeps.reporting.report_input import ReportInput
 from sweeps.reporting.report_text import markdown
-from sweeps.storage.records import TrialRecord, TrialStatus
+from sweeps.storage.records import LOST, TrialRecord, TrialStatus
 from sweeps.sweep_config import SweepConfig
 from sweeps.tracking import tracker as tracking
 from sweeps.tracking import uri
@@ -155,7 +155,7 @@ def _write(config: SweepConfig, results: _Results, runner: SweepRunner, tracker:
 def _parent_status(results: _Results) -> str:
     """Return the MLflow status of the sweep's parent run."""
     statuses = {record.status for record in results.records}
-    if statuses & {TrialStatus.FAILED, TrialStatus.SKIPPED}:
+    if statuses & set(LOST):
         return "FAILED"
     if results.search_result is not None and results.search_result.failed:
         return "FAILED"
@@ -173,7 +173,7 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
     for title, name, problem in results.problems:
         say(f"no figures of {title}: {problem}" if name == "figures" else f"{title}: no {name}: {problem}")
     for record in results.records:
-        if record.status in (TrialStatus.FAILED, TrialStatus.SKIPPED):
+        if record.status in LOST:
             say(f"{record.status} {record.trial.title}: {record.reason}")
     devices = {record.training.device for record in results.records if record.training}
     if len(devices) > 1:

@@ -19,6 +19,9 @@ class SweepCallback:
           on_trial_end
         on_all_trials_end
           on_figures_end        (of one trial; may also come earlier)
+
+    A command may run several plans: the first event comes once, the others for each plan. For trials that were done before, the
+    end of a command reports ``on_trial_end`` and ``on_figures_end`` alone.
     """
 
     def on_sweep_start(self) -> None:

@@ -52,10 +52,10 @@ def connect(address: str | None) -> None:
     Raises:
         InputError: if there is no cluster at the address.
     """
-    if ray.is_initialized():
-        return
     for name, value in _TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        return
     if address is None:
         with process.defer_sigint():
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -16,7 +16,7 @@ class ExecutionOptions:
         address: of a running Ray cluster; None: start Ray on this machine only.
         gpus_per_trial: share of a GPU for each trial; 0: no GPU, and as many CPUs as the trial has threads.
         deterministic: see :func:`core.compute_settings.compute_settings`.
-        more_plans: True if later plans may need images that the open trials of the first plan do not need.
+        more_plans: True if later plans may follow: the images of all requested trials are loaded, not only those of open ones.
     """
 
     storage: Path

@@ -23,14 +23,13 @@ from sweeps.execution.callbacks import SweepCallback
 from sweeps.execution.cost import wall_time
 from sweeps.formatting import duration
 from sweeps.planning.trial import Plan, Trial
-from sweeps.storage.records import TrialRecord, TrialStatus
+from sweeps.storage.records import LOST, TrialRecord, TrialStatus
 
 _LOG_EVERY = 20.0  # seconds between status lines in a log file
 #: A trial counts as stalled if it reported nothing for this many times its slowest epoch so far (before its first epoch ends:
 #: its whole estimate), and for at least this many seconds.
 _STALLED = 10.0
 _STALLED_SECONDS = 60.0
-_LOST = (TrialStatus.FAILED, TrialStatus.SKIPPED, TrialStatus.PRUNED)
 _STYLES = {
     TrialStatus.DONE: "green", TrialStatus.FAILED: "bold red", TrialStatus.SKIPPED: "yellow", TrialStatus.PRUNED: "yellow",
     TrialStatus.PENDING: "",
@@ -153,7 +152,7 @@ class Progress(SweepCallback):
         waiting = self._total - sum(self._counts.values()) - len(self._running)
         text = f"{self._counts[TrialStatus.DONE]} of {self._total + self._points} done, {len(self._running)} running, "
         text += f"{waiting + self._points} waiting"
-        text += "".join(f", {self._counts[status]} {status}" for status in _LOST if self._counts[status])
+        text += "".join(f", {self._counts[status]} {status}" for status in (*LOST, TrialStatus.PRUNED) if self._counts[status])
         remaining = self._remaining(now)
         text += f"; {duration(now - self._began)} elapsed, "
         text += f"about {duration(remaining)} left" if self._left or self._points else "drawing figures"

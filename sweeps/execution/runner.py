@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +56,8 @@ class SweepRunner:
             console: where progress is shown.
         """
         self._options, self._snapshot, self._console = options, snapshot, console
-        self._meter, self._changed = SlotTimeMeter(), _ChangedTrials()
-        self._callbacks = [*callbacks, self._meter, self._changed]
+        self._meter = SlotTimeMeter()
+        self._callbacks = [*callbacks, self._meter]
         self._images: Any = None
         self.outcome = RunOutcome()
 
@@ -114,7 +114,7 @@ class SweepRunner:
         except KeyboardInterrupt:
             self.outcome.interrupted = True
         finally:
-            self._snapshot.forget([*open_keys, *undrawn, *self._changed.take()])
+            self._snapshot.clear()  # this run, and other drivers meanwhile, changed the store
 
     def _run(
         self, plan: Plan, done: Sequence[str], open_keys: Sequence[str], undrawn: Sequence[str], source: TrialSource | None,
@@ -228,23 +228,3 @@ class SlotTimeMeter(SweepCallback):
         """Stop the trial's clock."""
         if (began := self._running.pop(record.trial.key, None)) is not None:
             self.seconds += time.monotonic() - began
-
-
-class _ChangedTrials(SweepCallback):
-    """Collects the keys of the trials that a run changed."""
-
-    def __init__(self) -> None:
-        self._keys: set[str] = set()
-
-    def on_trial_end(self, record: TrialRecord) -> None:
-        """Add the trial, and the untrained encoder's trial, whose reference metric it may have added."""
-        self._keys |= {record.trial.key} | ({record.trial.untrained_key} if record.trial.untrained_key else set())
-
-    def on_figures_end(self, trial: Trial) -> None:
-        """Add the trial."""
-        self._keys.add(trial.key)
-
-    def take(self) -> Iterable[str]:
-        """Return the keys collected so far, and start again with none."""
-        keys, self._keys = self._keys, set()
-        return keys

@@ -18,7 +18,7 @@ from sweeps.storage.records import TrialStatus
 
 _ROOT = Path(__file__).parents[2]
 #: The code that decides what the page shows.
-_CODE = ("sweeps/formatting.py", "sweeps/analysis/*.py", "sweeps/reporting/*.py", "evaluation/*.py")
+_CODE = ("sweeps/**/*.py", "evaluation/*.py")
 
 
 class ReportPreloader(SweepCallback):

@@ -29,9 +29,9 @@ from sweeps.reporting.report_input import ReportInput
 from sweeps.reporting.report_text import methods, run_rows
 from sweeps.reporting.tables import cell, columns_of
 from sweeps.storage.image_sets import Images
-from sweeps.storage.records import TrialStatus
+from sweeps.storage.records import LOST, TrialStatus
 
-_COUNTED = (TrialStatus.DONE, TrialStatus.FAILED, TrialStatus.SKIPPED, TrialStatus.PENDING)
+_COUNTED = (TrialStatus.DONE, *LOST, TrialStatus.PENDING)
 _NO_IMAGES = "The images could not be loaded; figures that show images or the names of their classes are left out."
 
 
@@ -234,11 +234,7 @@ def build_content(sweep: ReportInput, images: Images | None) -> ReportContent:
         seeds=f"Seeds: {', '.join(map(str, seeds))}." if seeds else "",
         few_seeds=len(seeds) == 1,
         answers=_answers(sweep, summaries, facts),
-        lost=[
-            LostTrial(record.trial.title, record.status, record.reason)
-            for record in sweep.records
-            if record.status in (TrialStatus.FAILED, TrialStatus.SKIPPED)
-        ],
+        lost=[LostTrial(record.trial.title, record.status, record.reason) for record in sweep.records if record.status in LOST],
         problems=[Problem(*problem) for problem in sweep.problems],
         search=None if sweep.search_result is None else draw_search_section(sweep.search_result),
         leaderboard=_leaderboard(plan, summaries),

@@ -18,9 +18,8 @@ from sweeps.analysis.arm_summary import ArmSummary, deviation, summarize
 from sweeps.analysis.contrasts import Contrast
 from sweeps.analysis.search_result import SearchResult
 from sweeps.planning.trial import Plan
-from sweeps.storage.records import TrialRecord, TrialStatus
+from sweeps.storage.records import LOST, TrialRecord, TrialStatus
 
-_LOST = (TrialStatus.FAILED, TrialStatus.SKIPPED)
 #: Columns of the printed table, the three that matter most first.
 COLUMNS = (
     "probe_accuracy",
@@ -54,7 +53,7 @@ def table(plan: Plan, summaries: Sequence[ArmSummary], verdicts: Mapping[str, st
         cells += [verdicts.get(summary.arm, "")] if verdicts else []
         if len(shown.columns) > len(cells):
             lost = next(
-                (record.reason for record in summary.records if record.status in (TrialStatus.FAILED, TrialStatus.SKIPPED)),
+                (record.reason for record in summary.records if record.status in LOST),
                 None,
             )
             cells.append(summary.state + (f": {textwrap.shorten(lost, 60)}" if lost else ""))
@@ -165,7 +164,7 @@ def _tex(text: str) -> str:
 def parent_metrics(plan: Plan, records: Sequence[TrialRecord]) -> dict[str, float]:
     """Return the metrics of the sweep's parent run: how many trials ended in each status; mean, deviation and n by arm."""
     metrics = {f"trials_{status}": float(sum(record.status == status for record in records))
-               for status in (TrialStatus.DONE, TrialStatus.FAILED, TrialStatus.SKIPPED)}  # fmt: skip
+               for status in (TrialStatus.DONE, *LOST)}  # fmt: skip
     for summary in summarize(records):
         for name in columns_of(plan):
             values = summary.values(name)

@@ -27,6 +27,10 @@ class TrialStatus(StrEnum):
     PRUNED = "stopped"
 
 
+#: A trial that ended with one of these has no results, and the next command tries it again.
+LOST = (TrialStatus.FAILED, TrialStatus.SKIPPED)
+
+
 @dataclass(frozen=True)
 class TrainingRecord:
     """Record of a finished training.

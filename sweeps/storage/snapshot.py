@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from sweeps.planning.trial import Trial
 from sweeps.storage.records import TrialRecord
 from sweeps.storage.trial_state import TrialState
@@ -13,7 +11,7 @@ from sweeps.storage.trial_store import TrialStore
 class StoreSnapshot:
     """The trials that a command has read from the store, cached so that each trial's files are read only once.
 
-    Code that changes trials calls :meth:`forget` for them; their files are then read again.
+    A run changes the store, and so may other drivers meanwhile: after one, :meth:`clear` has everything read again.
     """
 
     def __init__(self, store: TrialStore) -> None:
@@ -26,10 +24,9 @@ class StoreSnapshot:
             self._states[key] = self.store.read(key)
         return self._states[key]
 
-    def forget(self, keys: Iterable[str]) -> None:
-        """Drop these trials from the cache, because they have changed."""
-        for key in keys:
-            self._states.pop(key, None)
+    def clear(self) -> None:
+        """Forget everything, because the store has changed; it is then read again."""
+        self._states.clear()
 
     def is_trained(self, key: str) -> bool:
         """Return whether the trial with this key is trained."""

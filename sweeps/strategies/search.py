@@ -41,7 +41,8 @@ def run(config: SweepConfig, runner: SweepRunner, console: Console) -> tuple[Pla
     study = Study(config.sweep_folder / name, search, seed, epochs=config.plan.base.epochs)
     if not config.report_only:
         _run_points(config, search, study, runner, console)
-    points, best = study.points, study.best_points
+    best = study.best_points  # read first: another driver may add points, so that every best point is among them
+    points = study.points
     plan, by_number = _plan(config, search, points, best)
     if not config.report_only and not runner.outcome.interrupted:
         runner.run(plan)

@@ -100,8 +100,8 @@ class RunWriter:
             if name not in (*_NO_METRICS, *withheld) and not (trial.validation_only and name.startswith("test/"))
         ])  # fmt: skip
 
-    def end_trial(self, record: TrialRecord) -> None:
-        """Log everything that is known of a trial, and end its run."""
+    def end_trial(self, record: TrialRecord) -> bool:
+        """Log everything that is known of a trial, and end its run; return False if the run shows all of it already."""
         trial, child = record.trial, self._child(record.trial)
         names = _arm_tags(trial)
         published = digest([
@@ -109,7 +109,7 @@ class RunWriter:
             *(["choosing"] if trial.validation_only else []),
         ])  # fmt: skip
         if child.tags.get(PUBLISHED_DIGEST) == published and child.status == RUN_STATUS[record.status]:
-            return
+            return False
         self._log_numbers(child, record)
         if record.status == TrialStatus.DONE:
             self._log_artifacts(child, trial)
@@ -119,6 +119,7 @@ class RunWriter:
         delete_tags(self._client, child, outdated)
         self._client.set_terminated(child.run_id, status=RUN_STATUS[record.status])
         child.status = RUN_STATUS[record.status]
+        return True
 
     def _log_numbers(self, child: ChildRun, record: TrialRecord) -> None:
         if record.training is None:

@@ -153,7 +153,6 @@ class Tracker(SweepCallback):
             time.sleep(_PAUSE)
 
     def _end_trial(self, record: TrialRecord) -> None:
-        self._runs.end_trial(record)
-        if not self._frozen:  # by now MLflow has imported everything that it needs
+        if self._runs.end_trial(record) and not self._frozen:  # by now MLflow has imported everything that it needs
             process.freeze_gc()
             self._frozen = True

@@ -331,6 +331,7 @@ def test_naming_a_built_in_set_costs_nothing(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_real_cifar10_and_mnist_as_folders(real_data: Path, data_dir: Path) -> None:
     splits = load_splits(f"folder:{real_data / 'cifar10'}", data_dir, 1000)
     assert np.bincount(splits.train.labels).tolist() == [90] * 10 and len(splits.validation) == 100

@@ -548,7 +548,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, the commands would ignore it, too
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="kills-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    grid = options.grid or folder / "chaos.yaml"
+    grid = options.grid or folder / "kills.yaml"
     if options.grid is None:
         grid.write_text(yaml.safe_dump(GRID))
     whole = undisturbed(folder / "whole", grid, folder / "data")

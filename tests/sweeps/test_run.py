@@ -47,7 +47,7 @@ def grid(tmp_path: Path, arms: dict[str, Any], **base: Any) -> Path:
     return path
 
 
-def test_a_sweep_its_repetition_and_a_second_grid_that_shares_trials(tmp_path: Path, cache: Path) -> None:
+def test_a_sweep_and_its_repetition(tmp_path: Path, cache: Path) -> None:
     storage = tmp_path / "results"
     first = grid(tmp_path, {"n": {"pairing": "neighbors"}, "pca": {"method": "pca"}})
     done = run(cache, "--grid", first, "--storage", storage)
@@ -64,6 +64,15 @@ def test_a_sweep_its_repetition_and_a_second_grid_that_shares_trials(tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("*.*")} == stamps
     assert {name: r.info.run_id for name, r in children(storage).items()} == {n: r.info.run_id for n, r in before.items()}
 
+
+@pytest.mark.slow
+def test_a_further_anomaly_set_and_a_second_grid_train_nothing_again(tmp_path: Path, cache: Path) -> None:
+    storage = tmp_path / "results"
+    first = grid(tmp_path, {"n": {"pairing": "neighbors"}, "pca": {"method": "pca"}})
+    done = run(cache, "--grid", first, "--storage", storage)
+    assert done.returncode == 0, done.stdout + done.stderr
+    before = children(storage)
+    stamps = {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("*.*")}
     more = '["digits-m-patches", "digits-m-black"]'
     done = run(cache, "--grid", first, "--storage", storage, "--set", f"anomaly_datasets={more}")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -86,6 +95,7 @@ def test_a_sweep_its_repetition_and_a_second_grid_that_shares_trials(tmp_path: P
     assert base.info.status == "FINISHED" and base.data.metrics["train/loss"] > 0 and "probe_accuracy" in base.data.metrics
 
 
+@pytest.mark.slow
 def test_a_failing_trial_takes_only_its_dependents_with_it(tmp_path: Path, cache: Path) -> None:
     storage = tmp_path / "results"
     doomed = {"learning_rate": 1e30, "optimizer": "sgd"}

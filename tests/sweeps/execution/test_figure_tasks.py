@@ -30,6 +30,7 @@ from tests.sweeps.tiny import arm, is_done, is_drawn, page_of, record_of, runs, 
 METHODS = {name: {"method": name} for name in ("supervised", "untrained", "raw-pixels", "pca", "laplacian-eigenmaps")}
 
 
+@pytest.mark.slow
 def test_every_method_is_trained_evaluated_and_drawn_once(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import yaml
+from rich.console import Console
 
+from sweeps.execution.options import ExecutionOptions
+from sweeps.execution.runner import SweepRunner
 from sweeps.storage.records import TrainingRecord
 from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.storage.trial_store import TrialStore
@@ -32,8 +37,22 @@ def test_a_snapshot_keeps_what_it_read_until_it_is_told_to_forget(tmp_path: Path
     assert not snapshot.is_done(base)
     finish(store, base)
     assert not snapshot.is_done(base) and store.read(base.key).is_done(base)
-    snapshot.forget([base.key])
+    snapshot.clear()
     assert snapshot.is_done(base) and snapshot.record(base).status == "done"
+
+
+def test_after_a_run_what_another_driver_finished_meanwhile_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, snapshot = tiny_plan(tmp_path, {"z": {"mu": 0}}), StoreSnapshot(TrialStore(tmp_path))
+    trial = arm(plan, "z")
+
+    def meanwhile(*_: object, **__: object) -> None:
+        assert not snapshot.is_done(trial)
+        finish(snapshot.store, trial)  # by another driver
+
+    monkeypatch.setattr(SweepRunner, "_run", meanwhile)
+    runner = SweepRunner(ExecutionOptions(tmp_path, tmp_path, None, 0.0, False), snapshot, [], Console())
+    runner.run(replace(plan, requested=frozenset([arm(plan, "base").key])))
+    assert snapshot.record(trial).status == "done"
 
 
 def test_a_damaged_record_of_a_training_is_no_training(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class FakeRunner:
             self.store.save_results(trial.key, {metric_ids(trial.anomalies)["probe_accuracy"]: value})
             self.seeds.append((trial.arm, seed))
             self.trial_seconds += 10.0
-        self.snapshot.forget(plan.requested)
+        self.snapshot.clear()
 
 
 def config(storage: Path, arms: list[str], budget: SeedBudget, earlier: tuple[int, ...] = ()) -> SweepConfig:
