@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ KINDS: dict[str, Any] = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.skipif(not (find_spec("moto") and find_spec("s3fs")), reason="moto or s3fs is missing; .ci/run installs them")
 def test_arms_of_every_kind_behind_s3_with_a_tracking_server_that_is_killed_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
