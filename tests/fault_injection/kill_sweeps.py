@@ -234,10 +234,13 @@ def _is_over(torn: Torn, delay: float) -> bool:
 
 def kill_driver(torn: Torn, delay: float, draw: random.Random) -> bool:
     """Runs the command and kills the driver after a while; False where it was over before."""
+    return not _is_over(torn, delay) and _kill_driver(torn, draw)
+
+
+def _kill_driver(torn: Torn, draw: random.Random) -> bool:
+    """Kills the driver of the running command."""
     command = torn.command
-    if _is_over(torn, delay):
-        return False
-    family, doing = command.family(), _doing(command)
+    family, doing, after = command.family(), _doing(command), time.monotonic() - command.started
     command.process.kill()
     command.process.wait()
     torn.kills += 1
@@ -247,7 +250,7 @@ def kill_driver(torn: Torn, delay: float, draw: random.Random) -> bool:
         gone = "" if seconds is None else f"; its {len(family)} processes gone in {seconds:.2f} s"
         if seconds is None:
             torn.note(f"processes live on: {_living(family)}")
-    torn.say(f"kill {torn.kills} after {delay:5.1f} s: {doing}{gone}")
+    torn.say(f"kill {torn.kills} after {after:5.1f} s: {doing}{gone}")
     torn.remember()
     return True
 
@@ -374,9 +377,15 @@ def torn_by_all(draw: random.Random, whole: Undisturbed, folder: Path, say: Call
         All faults.
     """
     torn = Torn(Command(folder, whole.command.grid, whole.command.data), say=say)
-    work = whole.seconds - whole.startup
-    if not kill_driver(torn, whole.startup + draw.uniform(0, work / 3), draw):
+    # After so much work, not so many seconds: how fast a command is depends on what else the machine does.
+    begun = draw.randint(1, len(whole.begun) // 2)
+    torn.command.start()
+    while torn.command.process.poll() is None and len(torn.command.events()) < begun:
+        time.sleep(0.05)
+    if torn.command.wait(draw.uniform(0, 0.5)) is not None:
         torn.note("the sweep ended before its driver was killed")
+    else:
+        _kill_driver(torn, draw)
     torn.command.start()
     if not _kill_a_worker(torn, draw):
         torn.note("the sweep ended before a worker was killed")
