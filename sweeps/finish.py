@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +16,7 @@ from sweeps.analysis.contrasts import Contrast
 from sweeps.analysis.search_result import SearchResult
 from sweeps.execution.runner import RunOutcome, SweepRunner
 from sweeps.planning.trial import Plan
+from sweeps.process import ExitCode
 from sweeps.provenance import command_line, git_commit
 from sweeps.reporting import tables
 from sweeps.reporting.html_report import write_report
@@ -31,15 +31,6 @@ from sweeps.tracking.tracker import Tracker
 
 #: How many seconds to wait for an unreachable tracking server after a Ctrl-C.
 _PATIENCE_INTERRUPTED = 10.0
-
-
-class ExitCode(IntEnum):
-    """Exit code of a command."""
-
-    DONE = 0
-    FAILED = 1
-    WRONG_INPUT = 2
-    INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 
 from sweeps.provenance import command_line
+
+
+class ExitCode(IntEnum):
+    """Exit code of a command."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG_INPUT = 2
+    INTERRUPTED = 130
 
 
 def exit_on_sigint() -> None:
@@ -52,7 +62,7 @@ def ignore_sigint() -> None:
 
 def _exit(*_: object) -> None:
     print(f"\ninterrupted; continue with: {command_line()}", file=sys.stderr, flush=True)
-    os._exit(130)
+    os._exit(ExitCode.INTERRUPTED)
 
 
 def freeze_gc() -> None:

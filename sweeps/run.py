@@ -13,21 +13,14 @@ from collections.abc import Sequence
 from sweeps import process
 
 if __name__ == "__main__":
-    process.exit_on_sigint()  # before the imports below, which take seconds
+    process.exit_on_sigint()  # until everything is imported, which takes seconds
 
 from rich.console import Console
 
 from core.errors import InputError
 from sweeps.command_line import CommandLine, fields_table, parse
-from sweeps.dry_run import show_plan
-from sweeps.execution.runner import SweepRunner
-from sweeps.finish import ExitCode, conclude
-from sweeps.planning.grid_file import list_grids
+from sweeps.process import ExitCode
 from sweeps.provenance import command_line
-from sweeps.reporting.html_report import ReportPreloader
-from sweeps.strategies import search, sequential_seeds
-from sweeps.sweep_config import SweepConfig, check
-from sweeps.tracking.tracker import Tracker
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 all trials done, 1 some failed, 2 the command or an input is wrong, 130 interrupted.
     """
+    command = parse(arguments)  # before the rest is imported, so that --help comes at once
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
-    command = parse(arguments)
     try:
         if command.list_grids or command.list_fields:
             _list(command, console)
             return ExitCode.DONE
-        return _run_sweep(check(command), console)
+        return _run_sweep(command, console)
     except InputError as error:
         for text in error.errors:
             print(f"error: {text}", file=sys.stderr)
@@ -60,13 +53,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _list(command: CommandLine, console: Console) -> None:
     if command.list_grids:
+        from sweeps.planning.grid_file import list_grids
+
         for name, question in list_grids().items():
             console.print(f"{name:14} {question}", highlight=False)
     if command.list_fields:
         console.print(fields_table(), highlight=False, soft_wrap=True)
 
 
-def _run_sweep(config: SweepConfig, console: Console) -> int:
+def _run_sweep(command: CommandLine, console: Console) -> int:
+    from sweeps.dry_run import show_plan
+    from sweeps.execution.runner import SweepRunner
+    from sweeps.finish import conclude
+    from sweeps.reporting.html_report import ReportPreloader
+    from sweeps.strategies import search, sequential_seeds
+    from sweeps.sweep_config import check
+    from sweeps.tracking.tracker import Tracker
+
+    process.restore_sigint()
+    config = check(command)
     console.print(config.introduction, highlight=False)
     if config.dry_run:
         show_plan(config, console)
@@ -94,7 +99,6 @@ def _run_sweep(config: SweepConfig, console: Console) -> int:
 
 
 if __name__ == "__main__":
-    process.restore_sigint()
     code = main()
     process.ignore_sigint()
     sys.exit(code)
