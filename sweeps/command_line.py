@@ -71,8 +71,9 @@ class CommandLine:
 
 def parse(arguments: Sequence[str] | None = None) -> CommandLine:
     """Parse the command line; on an unknown flag argparse ends the process with exit code 2."""
-    options = vars(_parser().parse_args(arguments))
-    return CommandLine(**options | {"settings": tuple(options["settings"])})
+    options: dict[str, Any] = vars(_parser().parse_args(arguments))
+    options["settings"] = tuple(options["settings"])
+    return CommandLine(**options)
 
 
 def _parser() -> argparse.ArgumentParser:

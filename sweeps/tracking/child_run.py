@@ -62,7 +62,7 @@ def config_params(config: TrialConfig) -> dict[str, str]:
 
     Without a VICReg loss its weights are 0: in MLflow's plots a run that lacks a param would be just above the highest value.
     """
-    fields = dict.fromkeys(view.WEIGHTS, 0.0) | config.outcome_fields() | {"threads": config.threads}
+    fields: dict[str, Any] = dict.fromkeys(view.WEIGHTS, 0.0) | config.outcome_fields() | {"threads": config.threads}
     if config.needs_parent and config.parent is not None:
         own = config.parent.outcome_fields()
         fields["parent"] = {name: value for name, value in own.items() if fields.get(name) != value}
