@@ -1,42 +1,30 @@
 """Files that are whole or absent: written under another name in the same folder, then renamed into place.
 
-Paths may also be a URL's (``s3://...``, by universal_pathlib, whose objects behave like :class:`pathlib.Path` but are none).
-There an upload makes a file whole or not at all, and locks hold on one machine alone: what two machines make at once is made
-twice and published once.
+Behind a URL an upload makes a file whole or not at all, and locks hold on one machine alone: what two machines make at once is
+made twice and published once.
 """
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import io
 import json
 import os
-import shutil
 import tempfile
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.locks import file_lock, remove_abandoned
+from core.paths import is_remote
+
 T = TypeVar("T")
-_LOCK = "lock"  # in a scratch folder, held as long as its process lives
-
-
-def is_remote(path: Path) -> bool:
-    """Whether a path is a URL's and not one of the file system."""
-    return not isinstance(path, os.PathLike)
-
-
-def ensure_dir(path: Path) -> None:
-    """Makes a folder and those above it; behind a URL folders need no making."""
-    if not is_remote(path):
-        path.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -55,7 +43,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        _remove_abandoned(left, left)
+        remove_abandoned(left, left)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with file_lock(temporary):
@@ -70,69 +58,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def file_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Within the block no other process of this machine is within one for the same file; waits for its turn.
-
-    Args:
-        path: the lock's file, made where it is missing.
-        on_wait: called once where another process has to be waited for.
-
-    A lock of the operating system (flock): it is free at once when its process dies, however that dies. Where the file system
-    knows no locks, nothing is locked; files are whole all the same, and at worst something is made twice. What lies behind a
-    URL is locked among the processes of one user on one machine, by a temporary file.
-    """
-    import fcntl
-
-    if is_remote(path):
-        name = hashlib.sha256(str(path).encode()).hexdigest()[:20]
-        path = Path(tempfile.gettempdir()) / f"vicreg-sweeps-locks-{os.getuid()}" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait is not None:
-                on_wait()
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass
-        yield
-
-
-@contextmanager
-def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Yields a new folder that vanishes when the block ends; where its process dies, :func:`remove_scratch` removes it.
-
-    Below ``parent``, or among this machine's temporary files where that is a URL's.
-    """
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=None if is_remote(parent) else parent))
-    try:
-        with file_lock(folder / _LOCK):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_scratch(parent: Path, prefix: str) -> None:
-    """Removes the scratch folders of processes that died."""
-    for left in (Path(tempfile.gettempdir()) if is_remote(parent) else parent).glob(f"{prefix}*"):
-        _remove_abandoned(left, left / _LOCK)
-
-
-def _remove_abandoned(path: Path, lock: Path) -> None:
-    """Removes a file or folder that a process left which had ``lock`` locked and died; where locks are unknown, nothing."""
-    import fcntl
-
-    with suppress(OSError), lock.open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def save_json(path: Path, content: Any) -> None:

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from core.atomic_files import is_remote, load_json
+from core.atomic_files import load_json
 from core.config import PROFILES
 from core.errors import InputError
+from core.paths import is_remote
 from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, PAIRED_T_TEST, SeedTest
 from sweeps.command_line import CommandLine
 from sweeps.execution.machine import cluster_address, cpu_flags, gpus_of_this_machine, is_submitted

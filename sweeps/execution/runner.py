@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from core.atomic_files import ensure_dir
 from core.errors import InputError
+from core.paths import ensure_dir
 from sweeps.execution import cost
 from sweeps.execution.callbacks import SweepCallback
 from sweeps.execution.options import ExecutionOptions, Rungs

@@ -21,7 +21,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from core.atomic_files import is_remote
+from core.paths import is_remote
 from sweeps import process
 from sweeps.execution import cluster, ray_private
 from sweeps.execution.callbacks import SweepCallback

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from core.atomic_files import is_remote
 from core.errors import InputError
+from core.paths import is_remote
 
 
 def storage_path(text: str) -> Path:

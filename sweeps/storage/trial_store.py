@@ -27,8 +27,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from core.atomic_files import atomic_write, file_lock, load_arrays, remove_scratch, save_arrays, save_json, scratch_folder
+from core.atomic_files import atomic_write, load_arrays, save_arrays, save_json
 from core.config import digest
+from core.locks import file_lock, remove_scratch, scratch_folder
 from evaluation.evaluate import NOT_DEFINED
 from sweeps.planning.trial import Trial
 from sweeps.storage.records import MetricResult, TrainingRecord
@@ -57,7 +58,7 @@ class TrialStore:
         return sorted(path.name for path in self._trials.iterdir() if path.is_dir()) if self._trials.is_dir() else []
 
     def lock(self, key: str, on_wait: Callable[[], None] | None = None) -> AbstractContextManager[None]:
-        """Return a lock that keeps this machine's other processes off the trial; see :func:`core.atomic_files.file_lock`."""
+        """Return a lock that keeps this machine's other processes off the trial; see :func:`core.locks.file_lock`."""
         return file_lock(self.folder(key) / "lock", on_wait)
 
     def scratch(self) -> AbstractContextManager[Path]:

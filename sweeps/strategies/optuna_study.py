@@ -15,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.atomic_files import atomic_write, ensure_dir, file_lock, is_remote
+from core.atomic_files import atomic_write
 from core.config import digest
 from core.errors import InputError
+from core.locks import file_lock
+from core.paths import ensure_dir, is_remote
 from sweeps.analysis.search_result import REDUCTION, PointState, SearchPoint
 from sweeps.planning.search_space import Range, SearchSpec, objective_directions
 

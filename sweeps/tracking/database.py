@@ -6,7 +6,8 @@ import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from core.atomic_files import atomic_write, file_lock, remove_scratch, scratch_folder
+from core.atomic_files import atomic_write
+from core.locks import file_lock, remove_scratch, scratch_folder
 
 _SQLITE = "sqlite:///"
 

@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from core.atomic_files import ensure_dir
 from core.errors import InputError
+from core.paths import ensure_dir
 from sweeps import process
 from sweeps.execution.callbacks import SweepCallback
 from sweeps.planning.trial import Plan, Trial

@@ -14,8 +14,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from core.atomic_files import is_remote
 from core.errors import InputError
+from core.paths import is_remote
 
 _HEALTH_SECONDS = 5.0
 

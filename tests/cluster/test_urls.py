@@ -17,19 +17,10 @@ import torch
 from mlflow import MlflowClient
 from upath import UPath
 
-from core.atomic_files import (
-    atomic_write,
-    file_lock,
-    is_remote,
-    load_arrays,
-    load_json,
-    local_copy,
-    open_for_load,
-    save_arrays,
-    save_json,
-    scratch_folder,
-)
+from core.atomic_files import atomic_write, load_arrays, load_json, local_copy, open_for_load, save_arrays, save_json
 from core.errors import InputError
+from core.locks import file_lock, scratch_folder
+from core.paths import is_remote
 from sweeps.storage.location import StorageProbe, check_folder, reply_to_probe, storage_path
 from sweeps.strategies.optuna_study import Study
 from sweeps.tracking import uri

@@ -8,7 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
-from core.atomic_files import atomic_write, file_lock, remove_scratch, save_json, scratch_folder
+from core.atomic_files import atomic_write, save_json
+from core.locks import file_lock, remove_scratch, scratch_folder
 
 HALF = "import os, signal; from pathlib import Path; from core.atomic_files import atomic_write\n" + (
     "with atomic_write(Path({!r})) as t: t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
@@ -42,7 +43,7 @@ def test_a_scratch_folder_vanishes_and_those_of_dead_processes_can_be_removed(tm
 
 def test_a_lock_of_a_process_that_died_is_free_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from core.atomic_files import file_lock\n"
+        "import sys, time; from pathlib import Path; from core.locks import file_lock\n"
         "with file_lock(Path('lock')):\n    print('held', flush=True)\n    time.sleep(600)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
