@@ -22,26 +22,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.locks import file_lock, remove_abandoned
-from core.paths import is_remote
+from core.paths import ensure_dir, is_remote, sync_folder
 
 T = TypeVar("T")
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, on_complete: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Yields a path to write to; it becomes ``path`` when the block ends, and vanishes when the block raises.
 
     The data is on the disk before the name is, so a crash at any instant leaves the old file or the new one; and the name is
     when the block has ended, so that nothing told later (to MLflow, say) knows more than the disk. What processes
     that died half-way left of the same file vanishes, too.
+
+    Args:
+        path: the file to write.
+        on_complete: called with the complete file, before it gets its name.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory() as local_folder:
             local = Path(local_folder) / path.name
             yield local
+            if on_complete is not None:
+                on_complete(local)
             _upload(local, path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    ensure_dir(path.parent)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         remove_abandoned(left, left)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -50,12 +56,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
+            if on_complete is not None:
+                on_complete(temporary)
             temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,7 +72,7 @@ def save_json(path: Path, content: Any) -> None:
 
 def load_json(path: Path) -> Any | None:
     """The parsed file; None where there is none, or none that can be read (it is then made anew)."""
-    return _parsed(path, lambda file: json.loads(file.read_bytes() if isinstance(file, Path) else file.getvalue()))
+    return _parsed(path, json.loads)
 
 
 def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -80,18 +84,21 @@ def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
     """The arrays of an ``.npz``; None where there is none, or none that can be read (it is then made anew)."""
-
-    def arrays(file: Path | io.BytesIO) -> dict[str, NDArray[Any]]:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-
-    return _parsed(path, arrays)
+    return _parsed(path, parse_arrays)
 
 
-@contextmanager
-def open_for_load(path: Path) -> Iterator[Path | io.BytesIO]:
-    """Yields what ``torch.load`` and ``np.load`` read a file from: its path, or the content of a URL's."""
-    yield io.BytesIO(_download(path)) if is_remote(path) else path
+def parse_arrays(content: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays in the bytes of an ``.npz``; objects, which would have to be unpickled, are refused with a ValueError."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def read_file(path: Path) -> bytes | None:
+    """The file's bytes; None where there is no such file. A store behind a URL that cannot be reached raises OSError."""
+    try:
+        return _download(path) if is_remote(path) else path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 @contextmanager
@@ -106,17 +113,16 @@ def local_copy(path: Path) -> Iterator[Path]:
         yield local
 
 
-def _parsed(path: Path, parse: Callable[[Path | io.BytesIO], T]) -> T | None:
+def _parsed(path: Path, parse: Callable[[bytes], T]) -> T | None:
     """What a file says; None where it is not there or damaged. A store behind a URL that cannot be reached raises."""
     try:
-        with open_for_load(path) as file:
-            return parse(file)
-    except FileNotFoundError:
-        return None
+        content = read_file(path)
     except OSError:
         if is_remote(path):
             raise
         return None
+    try:
+        return None if content is None else parse(content)
     except (ValueError, EOFError, zipfile.BadZipFile):
         return None
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from core.paths import is_remote
+from core.paths import ensure_dir, is_remote
 
 _LOCK = "lock"  # in a scratch folder, held as long as its process lives
 
@@ -32,7 +32,7 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator
     if is_remote(path):
         name = hashlib.sha256(str(path).encode()).hexdigest()[:20]
         path = Path(tempfile.gettempdir()) / f"vicreg-sweeps-locks-{os.getuid()}" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    ensure_dir(path.parent)
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,6 +15,19 @@ def is_remote(path: Path) -> bool:
 
 
 def ensure_dir(path: Path) -> None:
-    """Makes a folder and those above it; behind a URL folders need no making."""
-    if not is_remote(path):
-        path.mkdir(parents=True, exist_ok=True)
+    """Makes a folder and those above it, each on the disk when this returns; behind a URL folders need no making."""
+    if is_remote(path) or path.is_dir():
+        return
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        sync_folder(folder.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Returns when the names in a folder of the file system are on the disk: a file's own fsync says nothing of its name."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

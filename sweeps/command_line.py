@@ -39,6 +39,7 @@ class CommandLine:
         early_stopping: whether a search stops unpromising trials early.
         dry_run: whether to show the plan and its cost, and run nothing.
         report_only: whether to make tables and report from finished trials, and train nothing.
+        check: whether to read every file of the storage, and say which are damaged.
         storage: folder or URL for the results.
         data_dir: folder where data sets are, or are downloaded to.
         tracking_uri: MLflow's database or server; None: a database in the storage.
@@ -61,6 +62,7 @@ class CommandLine:
     early_stopping: bool
     dry_run: bool
     report_only: bool
+    check: bool
     storage: Path
     data_dir: Path
     tracking_uri: str | None
@@ -102,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--early-stopping", action="store_true", help="for a search: stop unpromising trials early (ASHA)")
     add("--dry-run", action="store_true", help="show the trials and their estimated cost; run nothing")
     add("--report-only", action="store_true", help="make tables, report and MLflow runs from finished trials; train nothing")
+    add("--check", action="store_true",
+        help="read every file of the storage; move damaged ones aside to be made again; no --grid needed")  # fmt: skip
     add("--storage", type=storage_path, default=Path("results"), metavar="DIR|URL",
         help="where results go: a folder, or s3://... or gs://...; default: %(default)s")  # fmt: skip
     add("--data", dest="data_dir", type=Path, default=_default_data_dir(), metavar="DIR",

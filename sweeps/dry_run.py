@@ -27,6 +27,8 @@ def show_plan(config: SweepConfig, console: Console) -> None:
         f"{hours:.2f} {per_trial}-hours, "
         f"about {duration(cost.wall_time(plan, estimate.seconds, slots))} with {slots} at once, by {estimate.basis}",
     )
+    for line in snapshot.new_damage():
+        _say(console, line)
     if config.grid.search is not None:
         search, each = config.grid.search, max(estimate.seconds.values(), default=0.0)
         each = each or max(cost.estimate(plan, snapshot, (), gpu=config.gpus_per_trial > 0).seconds.values())

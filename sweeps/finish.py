@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from core.atomic_files import save_json
 from sweeps.analysis import contrasts
 from sweeps.analysis.arm_summary import summarize
 from sweeps.analysis.contrasts import Contrast
@@ -22,6 +21,7 @@ from sweeps.reporting import tables
 from sweeps.reporting.html_report import write_report
 from sweeps.reporting.report_input import ReportInput
 from sweeps.reporting.report_text import markdown
+from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.storage.records import LOST, TrialRecord, TrialStatus
 from sweeps.sweep_config import SweepConfig
 from sweeps.tracking import tracker as tracking
@@ -76,7 +76,7 @@ def conclude(
         if search_result is not None and record.trial.key in search_result.tags:
             tracker.tag_trial(record.trial, search_result.tags[record.trial.key])
     try:
-        against_base = contrasts.of_sweep(plan, summarize(_compared(records)), config.snapshot.store, config.test)
+        against_base = contrasts.of_sweep(plan, summarize(_compared(records)), config.snapshot, config.test)
         problems = _problems(config, plan, records, runner.outcome)
         results = _Results(plan, records, against_base, search_result, problems)
         files = _write(config, results, runner, tracker)
@@ -126,10 +126,11 @@ def _write(config: SweepConfig, results: _Results, runner: SweepRunner, tracker:
     if search_result is not None:
         files.append(tables.write_points(folder / "points.csv", search_result))
     files.append(write_report(folder / "report.html", report, config.data_dir, runner.images))
-    save_json(folder / "sweep.json", {"sweep": plan.sweep_id, "profile": plan.profile, "base": plan.base.fields(),
-                                      "seeds": sorted({r.trial.config.seed for r in results.records}),
-                                      "trials": {r.trial.key: [r.trial.arm, r.status, r.reason]
-                                                 for r in results.records}})  # fmt: skip
+    CheckedFolder(folder).write_json("sweep.json", {
+        "sweep": plan.sweep_id, "profile": plan.profile, "base": plan.base.fields(),
+        "seeds": sorted({r.trial.config.seed for r in results.records}),
+        "trials": {r.trial.key: [r.trial.arm, r.status, r.reason] for r in results.records},
+    })  # fmt: skip
     metrics = tables.parent_metrics(plan, results.compared)
     metrics |= contrasts.parent_metrics(results.contrasts, plan.grid.primary)
     summary = SweepSummary(
@@ -161,6 +162,8 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
         console.print(tables.points_table(results.search_result))
     verdicts = {contrast.arm: contrast.verdict for contrast in results.contrasts if contrast.n > 1}
     console.print(tables.table(results.plan, summarize(results.compared), verdicts))
+    for line in config.snapshot.new_damage():
+        say(f"{line}; the same command without --report-only makes it again")
     for title, name, problem in results.problems:
         say(f"no figures of {title}: {problem}" if name == "figures" else f"{title}: no {name}: {problem}")
     for record in results.records:

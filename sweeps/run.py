@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command.list_grids or command.list_fields:
             _list(command, console)
             return ExitCode.DONE
-        return _run_sweep(command, console)
+        return _check(command, console) if command.check else _run_sweep(command, console)
     except InputError as error:
         for text in error.errors:
             print(f"error: {text}", file=sys.stderr)
@@ -59,6 +59,14 @@ def _list(command: CommandLine, console: Console) -> None:
             console.print(f"{name:14} {question}", highlight=False)
     if command.list_fields:
         console.print(fields_table(), highlight=False, soft_wrap=True)
+
+
+def _check(command: CommandLine, console: Console) -> int:
+    from sweeps.storage.check import check_storage
+
+    process.restore_sigint()
+    intact = check_storage(command.storage, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    return ExitCode.DONE if intact else ExitCode.FAILED
 
 
 def _run_sweep(command: CommandLine, console: Console) -> int:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from core.atomic_files import load_json
 from core.config import PROFILES
 from core.errors import InputError
 from core.paths import is_remote
@@ -24,8 +23,10 @@ from sweeps.planning.grid import Fields, Grid
 from sweeps.planning.grid_file import list_grids, load_grid
 from sweeps.planning.planner import Planner
 from sweeps.planning.trial import Plan
+from sweeps.storage.checked_folder import CheckedFolder, DamagedFileError
 from sweeps.storage.location import check_folder
 from sweeps.storage.snapshot import StoreSnapshot
+from sweeps.storage.trial_state import parse_mapping
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking import uri
 
@@ -150,9 +151,10 @@ def check(command: CommandLine) -> SweepConfig:
     errors.found += _gpu_errors(command.gpus_per_trial, gpus, scales)
     gpus_per_trial = (1.0 if gpus else 0.0) if command.gpus_per_trial is None else command.gpus_per_trial
     arms = errors.collect(lambda: _arms(command.arms), None)
+    snapshot = StoreSnapshot(TrialStore(command.storage))
     planner = Planner(
         profile, settings, command.data_dir, gpu=gpus_per_trial > 0, cpu_flags=cpu_flags(),
-        earlier_seeds=partial(_earlier_seeds, command.storage),
+        earlier_seeds=partial(_earlier_seeds, snapshot),
     )  # fmt: skip
     first_seeds = _first_seeds(seeds or grid.seeds, budget)
     plan = errors.collect(lambda: planner.plan(grid, seeds=first_seeds, arms=arms or None), None)
@@ -165,7 +167,7 @@ def check(command: CommandLine) -> SweepConfig:
         grid=grid,
         plan=plan,
         planner=planner,
-        snapshot=StoreSnapshot(TrialStore(command.storage)),
+        snapshot=snapshot,
         storage=command.storage,
         data_dir=command.data_dir,
         tracking_uri=tracking_uri,
@@ -313,9 +315,15 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     return numbers
 
 
-def _earlier_seeds(storage: Path, sweep_id: str) -> list[int]:
-    """Return the seeds of a sweep that earlier commands ran."""
-    return list((load_json(storage / "sweeps" / sweep_id / "sweep.json") or {}).get("seeds", []))
+def _earlier_seeds(snapshot: StoreSnapshot, sweep_id: str) -> list[int]:
+    """Return the seeds of a sweep that earlier commands ran; if its ``sweep.json`` is damaged, the seeds of all trials."""
+    files = CheckedFolder(snapshot.store.storage / "sweeps" / sweep_id)
+    try:
+        return files.load("sweep.json", lambda content: [int(seed) for seed in parse_mapping(content)["seeds"]]) or []
+    except DamagedFileError as error:
+        snapshot.note_damage(f"{error}; written again at the end of this command")
+    configs = [(snapshot.state(key).config or {}).get("config", {}) for key in snapshot.store.trial_keys()]
+    return sorted({int(config["seed"]) for config in configs if "seed" in config})
 
 
 def _arms(text: str | None) -> list[str] | None:

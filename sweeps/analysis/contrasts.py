@@ -19,7 +19,7 @@ from sweeps.analysis.significance import LEVEL, PAIRED_T_TEST, SeedTest, bootstr
 from sweeps.planning.grid import BASE
 from sweeps.planning.trial import Plan
 from sweeps.storage.records import TrialStatus
-from sweeps.storage.trial_store import TrialStore
+from sweeps.storage.snapshot import StoreSnapshot
 
 ContrastVerdict = Literal["higher", "lower", "equivalent", "undecided", "one seed", "no result"]
 
@@ -124,7 +124,7 @@ def _verdict(contrast: Contrast, margin: float) -> ContrastVerdict:
     return "undecided"
 
 
-def test_set_errors(summaries: Sequence[ArmSummary], store: TrialStore) -> dict[str, float]:
+def test_set_errors(summaries: Sequence[ArmSummary], snapshot: StoreSnapshot) -> dict[str, float]:
     """Return, by arm, the standard error that is due to the finite test set in its difference from base in probe accuracy.
 
     Computed by :func:`bootstrap_error`. An image's difference is 1 if only the arm classified it correctly, -1 if only base
@@ -133,12 +133,12 @@ def test_set_errors(summaries: Sequence[ArmSummary], store: TrialStore) -> dict[
     base = next((summary for summary in summaries if summary.arm == BASE), None)
     if base is None:
         return {}
-    theirs = _right(base, store)
+    theirs = _right(base, snapshot)
     errors = {}
     for summary in summaries:
         if summary.arm == BASE:
             continue
-        mine = _right(summary, store)
+        mine = _right(summary, snapshot)
         seeds = sorted({seed for side in (mine, theirs) for seed in side if seed is not None})
         pairs = [(mine.get(seed, mine.get(None)), theirs.get(seed, theirs.get(None))) for seed in seeds]
         both = [(one, other) for one, other in pairs if one is not None and other is not None]
@@ -148,20 +148,25 @@ def test_set_errors(summaries: Sequence[ArmSummary], store: TrialStore) -> dict[
     return errors
 
 
-def _right(summary: ArmSummary, store: TrialStore) -> dict[int | None, tuple[NDArray[np.float64], NDArray[np.int64] | None]]:
+def _right(
+    summary: ArmSummary, snapshot: StoreSnapshot
+) -> dict[int | None, tuple[NDArray[np.float64], NDArray[np.int64] | None]]:  # fmt: skip
     """Return seed (None without seeds) -> (1 for each test image classified correctly, else 0; the images' sources)."""
     found = {}
     for record in summary.records:
-        kept = store.detail(record.trial, "predictions") if record.status == TrialStatus.DONE else None
+        done = record.status == TrialStatus.DONE
+        kept = snapshot.state(record.trial.key).detail(record.trial, "predictions") if done else None
         if kept is not None:
             right = (kept["test"] == kept["test_labels"]).astype(np.float64)
             found[record.trial.config.seed if record.trial.config.has_encoder else None] = right, kept.get("test_groups")
     return found
 
 
-def of_sweep(plan: Plan, summaries: Sequence[ArmSummary], store: TrialStore, test: SeedTest = PAIRED_T_TEST) -> list[Contrast]:
+def of_sweep(
+    plan: Plan, summaries: Sequence[ArmSummary], snapshot: StoreSnapshot, test: SeedTest = PAIRED_T_TEST
+) -> list[Contrast]:  # fmt: skip
     """Return the contrasts of a sweep on its grid's primary metric, with its margin."""
-    errors = test_set_errors(summaries, store) if plan.grid.primary == "probe_accuracy" else {}
+    errors = test_set_errors(summaries, snapshot) if plan.grid.primary == "probe_accuracy" else {}
     return contrasts(summaries, plan.grid.primary, plan.grid.margin, errors, test)
 
 

@@ -15,6 +15,7 @@ class SweepCallback:
           on_trial_added        (a search adds a trial)
           on_trial_start
             on_trial_wait       (the worker has to wait; or it died, and the trial continues on another one)
+            on_damage           (a file of the trial is not what was written)
             on_epoch_end
           on_trial_end
         on_all_trials_end
@@ -38,6 +39,9 @@ class SweepCallback:
 
     def on_trial_wait(self, trial: Trial, reason: str) -> None:
         """Handle that the trial has to wait, for a worker or for another process."""
+
+    def on_damage(self, trial: Trial, found: str) -> None:
+        """Handle that a file of the trial was damaged; it was moved aside, and is made again."""
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """Handle the end of the trial: it is done, failed, skipped or stopped."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
     from sweeps.storage.image_sets import Images
 
 
-def draw_figures(trial: Trial, images: Images, storage: Path) -> None:
+def draw_figures(trial: Trial, images: Images, storage: Path) -> list[str]:
     """Derive the per-image arrays and draw the figures that a done trial lacks; if one is not defined, store the reason.
 
     Args:
         trial: a done trial.
         images: the sweep's images.
         storage: where trials are kept.
+
+    Returns:
+        A line for each damaged file that was found and set aside.
 
     Raises:
         OSError: if the trial is not in the storage, because this node does not share it.
@@ -38,6 +42,9 @@ def draw_figures(trial: Trial, images: Images, storage: Path) -> None:
     if not store.read(trial.key).is_trained:  # on a node that joined after the check of the storage
         raise OSError(f"{platform.node()} does not share the storage {storage}")
     with store.lock(trial.key), threadpool_limits(1):
+        damage = store.mend(trial)
+        if damage and not store.read(trial.key).is_done(trial):
+            return damage  # what figures are drawn from was damaged; the next command makes it again
         missing = store.read(trial.key).missing_details(trial, derived=True)
         made = {id_: store.make(trial.key, id_, partial(_derive, store, trial, name)) for name, id_ in missing.items()}
         store.save_results(trial.key, made)
@@ -46,6 +53,7 @@ def draw_figures(trial: Trial, images: Images, storage: Path) -> None:
             make = partial(_draw, store, trial, figure_inputs(store, trial, images, list(missing)))
             drawn = {id_: store.make(trial.key, id_, partial(make, name)) for name, id_ in missing.items()}
             store.save_results(trial.key, drawn)
+        return damage
 
 
 def figure_inputs(store: TrialStore, trial: Trial, images: Images, figures: Sequence[str]) -> FigureInputs:
@@ -115,10 +123,13 @@ class FigureTasks(SweepCallback):
             (reference,), _ = ray.wait(list(self._open), num_returns=1)
             trial = self._open.pop(reference)
             try:
-                ray.get(reference)
+                damage = ray.get(reference)
             except (ray.exceptions.RayError, OSError) as error:
                 lines = [line for line in str(error).strip().splitlines() if line.strip()]
                 failed[trial.key] = lines[-1] if lines else type(error).__name__
+                damage = []
+            for callback, found in product(self._callbacks, damage):
+                callback.on_damage(trial, found)
             for callback in self._callbacks:
                 callback.on_figures_end(trial)
         return failed

@@ -108,6 +108,10 @@ class Progress(SweepCallback):
         """Print why the trial waits."""
         self._say("waits", "yellow", f"{trial.title}  {reason}")
 
+    def on_damage(self, trial: Trial, found: str) -> None:
+        """Print what was damaged."""
+        self._say("damaged", "bold yellow", f"{trial.title}  {found}")
+
     def on_trial_end(self, record: TrialRecord) -> None:
         """Print how the trial ended."""
         key, search, done = record.trial.key, self._plan.grid.search, record.status == TrialStatus.DONE

@@ -104,9 +104,12 @@ class SweepRunner:
             draw: whether to draw figures now; else a later plan that requests the same trials draws them.
         """
         requested = plan.requested_trials
+        self._snapshot.verify(plan.trials.values())
         done = [trial.key for trial in requested if self._snapshot.is_done(trial)]
         open_keys = [trial.key for trial in requested if trial.key not in done]
         undrawn = [key for key in done if draw and not self._snapshot.is_drawn(plan.trials[key])]
+        for line in self._snapshot.new_damage():
+            self._say(line)
         if not open_keys and not undrawn and source is None:
             return
         try:

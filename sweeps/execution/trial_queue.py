@@ -138,6 +138,10 @@ class TrialQueue:
         """Report that a trial has to wait, for a worker or for another process."""
         self._tell(lambda callback: callback.on_trial_wait(self._plan.trials[key], reason))
 
+    def damage_found(self, key: str, found: str) -> None:
+        """Report that a file of a trial was damaged."""
+        self._tell(lambda callback: callback.on_damage(self._plan.trials[key], found))
+
     def should_prune(self, key: str, record: Mapping[str, float]) -> bool:
         """Return True if the source wants the trial to be stopped after this epoch."""
         reason = self._source.should_prune(key, record) if self._source is not None else None

@@ -110,6 +110,7 @@ def _trainable(
                 deterministic=options.deterministic,
                 on_epoch=lambda record: tune.report({"record": record}),
                 on_wait=lambda: tune.report({"waiting": "another process of this machine works on it"}),
+                on_damage=lambda found: tune.report({"damage": found}),
                 rungs=rungs if trial.validation_only else None,
             )
         except Exception as error:
@@ -163,6 +164,8 @@ class _TuneCallback(tune.Callback):
             self._queue.epoch_ended(trial.config[_KEY], result["record"])
         if "waiting" in result:
             self._queue.trial_waits(trial.config[_KEY], result["waiting"])
+        if "damage" in result:
+            self._queue.damage_found(trial.config[_KEY], result["damage"])
         if "failed" in result:
             self._queue.trial_ended(trial.config[_KEY], result["failed"])
 

@@ -9,12 +9,10 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from core.atomic_files import atomic_write, load_arrays, open_for_load, save_arrays
 from core.compute_settings import compute_settings
 from core.config import TrialConfig
 from core.datasets import ImageSet, Splits
@@ -26,9 +24,12 @@ from evaluation.baselines import embedder, fit
 from evaluation.evaluate import evaluate, metric_ids
 from evaluation.inputs import EvaluationInputs
 from sweeps.execution.options import Rungs
+from sweeps.execution.weights import load_checkpoint, load_encoder_weights, save_checkpoint, save_weights
 from sweeps.planning.trial import Trial
+from sweeps.storage.checked_folder import CheckedFolder, DamagedFileError
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import MetricResult, TrainingRecord
+from sweeps.storage.trial_state import CHECKPOINT, ENCODER, FITTED, PROJECTOR, TrialState
 from sweeps.storage.trial_store import TrialStore
 
 _REFERENCE = "probe_accuracy"  # metric of the untrained encoder, with which trials are compared
@@ -43,6 +44,7 @@ def run_trial(
     deterministic: bool = False,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     on_wait: Callable[[], None] | None = None,
+    on_damage: Callable[[str], None] | None = None,
     rungs: Rungs | None = None,
 ) -> None:
     """Train and evaluate one trial; anything that is already in the store is not computed again.
@@ -57,13 +59,20 @@ def run_trial(
         deterministic: see :func:`core.compute_settings.compute_settings`.
         on_epoch: called with each epoch's record after the epoch was saved to the store.
         on_wait: called once, before waiting, if another process works on the trial.
+        on_damage: called with what was found, for each file that is not what was written; such files are made again.
         rungs: epochs after which the record also contains the metric by which a search stops trials early.
     """
     store, device = TrialStore(storage), torch.device("cuda" if gpu else "cpu")
     with store.lock(trial.key, on_wait), compute_settings(trial.config.threads, deterministic=deterministic):
+        tell = on_damage or _ignore
+        for found in store.mend(trial):
+            tell(found)
         store.clear_failure(trial.key)
-        if not store.read(trial.key).is_trained:
-            _train(trial, images, store, device, deterministic, on_epoch, rungs)
+        state = store.read(trial.key)
+        if not state.is_trained:
+            _train(trial, images, store, device, deterministic, on_epoch, tell, rungs)
+        elif state.config is None and state.training is not None:
+            store.save_config(trial, device=state.training.device)
         _evaluate(trial, images, store, device)
 
 
@@ -87,12 +96,18 @@ def _evaluate(trial: Trial, images: Images, store: TrialStore, device: torch.dev
     store.save_results(trial.key, results)
 
 
-def load_encoder(store: TrialStore, key: str, config: TrialConfig, splits: Splits, device: torch.device) -> nn.Sequential:
-    """Load the encoder of a trained trial, in eval mode."""
+def load_encoder(
+    store: TrialStore, key: str, config: TrialConfig, splits: Splits, device: torch.device
+) -> tuple[nn.Sequential, str | None]:
+    """Load the encoder of a trained trial, in eval mode; return it and the SHA-256 of its file.
+
+    Raises:
+        DamagedFileError: if its file is damaged or gone.
+    """
+    weights, digest = load_encoder_weights(store.files(key))
     encoder = untrained_encoder(config, splits, device)
-    with open_for_load(store.folder(key) / "encoder.pt") as file:
-        encoder.load_state_dict(torch.load(file, map_location=device, weights_only=True))
-    return encoder.eval()
+    encoder.load_state_dict(weights)
+    return encoder.eval(), digest
 
 
 def _train(
@@ -102,22 +117,24 @@ def _train(
     device: torch.device,
     deterministic: bool,
     on_epoch: Callable[[dict[str, float]], None] | None,
+    on_damage: Callable[[str], None],
     rungs: Rungs | None,
 ) -> None:
-    config, folder = trial.config, store.folder(trial.key)
+    config, files = trial.config, store.files(trial.key)
+    before = store.read(trial.key)
     store.save_config(trial, device=device_kind(device))
     if not config.trained:
-        _fit_untrained(trial, images, store, device)
+        _fit_untrained(trial, images, store, device, before)
         return
-    parent = None
+    parent = parent_digest = None
     if trial.parent_key is not None:
         assert config.parent is not None
-        parent = load_encoder(store, trial.parent_key, config.parent, images.of(config.parent), device)
-    own = _load_checkpoint(folder / "checkpoint.pt", device)
-    resume, inherited = own or _longest_kept(trial, store, device)
+        parent, parent_digest = load_encoder(store, trial.parent_key, config.parent, images.of(config.parent), device)
+    own = _checkpoint(files, device, parent_digest, on_damage)
+    resume, inherited = own or _longest_kept(trial, store, device, parent_digest, on_damage)
 
     def keep(checkpoint: Checkpoint) -> None:
-        _save_tensors(folder / "checkpoint.pt", {**vars(checkpoint), "inherited": inherited})
+        save_checkpoint(files, checkpoint, inherited, parent_digest)
         if on_epoch is not None:
             record = checkpoint.history[-1]
             if rungs is not None and checkpoint.epoch in rungs.epochs:
@@ -128,23 +145,25 @@ def _train(
     result = train(
         config, images.of(config), device=device, parent=parent, resume=resume, deterministic=deterministic, on_epoch=keep
     )
-    _save_tensors(folder / "encoder.pt", result.encoder.state_dict())
+    save_weights(files, ENCODER, result.encoder.state_dict())
+    save_weights(files, PROJECTOR, result.projector.state_dict())
     seconds = sum(record["seconds"] for record in result.history[inherited:])
-    store.save_training(
-        trial.key, _training_record(result.history, result.pairs, seconds, config.epochs - inherited, device, config)
-    )
+    training = _training_record(result.history, result.pairs, seconds, config.epochs - inherited, device, config)
+    store.drop_results_of_other_weights(before)
+    store.save_training(trial.key, replace(training, parent_encoder=parent_digest))
 
 
-def _fit_untrained(trial: Trial, images: Images, store: TrialStore, device: torch.device) -> None:
+def _fit_untrained(trial: Trial, images: Images, store: TrialStore, device: torch.device, before: TrialState) -> None:
     """Do what replaces training for a method without it: save the initial weights, or fit PCA or Laplacian eigenmaps."""
-    config, folder = trial.config, store.folder(trial.key)
+    config, files = trial.config, store.files(trial.key)
     if config.method == "untrained":
-        _save_tensors(folder / "encoder.pt", untrained_encoder(config, images.of(config)).state_dict())
+        save_weights(files, ENCODER, untrained_encoder(config, images.of(config)).state_dict())
     started = time.perf_counter()
     fitted = fit(config, images.of(config))
     seconds = time.perf_counter() - started if fitted else 0.0
     if fitted:
-        save_arrays(folder / "fitted.npz", fitted)
+        files.write_arrays(FITTED, fitted)
+    store.drop_results_of_other_weights(before)
     store.save_training(trial.key, _training_record((), None, seconds, 0, device, config))
 
 
@@ -185,9 +204,10 @@ def _inputs(
     config, splits = trial.config, images.of(trial.config)
     features: Callable[[ImageSet], Features]
     if config.trained:
-        features = partial(embed, load_encoder(store, trial.key, config, splits, device), device=device)
+        encoder, _ = load_encoder(store, trial.key, config, splits, device)
+        features = partial(embed, encoder, device=device)
     else:
-        features = embedder(config, splits, device, load_arrays(store.folder(trial.key) / "fitted.npz") or {})
+        features = embedder(config, splits, device, store.files(trial.key).load_arrays(FITTED) or {})
     if trial.validation_only:
         return _validation_inputs(trial, images, features)
     return replace(
@@ -238,27 +258,29 @@ def _untrained_probe(trial: Trial, splits: Splits, store: TrialStore, device: to
     return known.value
 
 
-def _save_tensors(path: Path, content: Any) -> None:
-    with atomic_write(path) as temporary:
-        torch.save(content, temporary)
-
-
-def _load_checkpoint(path: Path, device: torch.device) -> tuple[Checkpoint, int] | None:
-    """A checkpoint, and how many of its epochs were trained by another trial; None without a file."""
-    if not path.is_file():
+def _checkpoint(
+    files: CheckedFolder, device: torch.device, parent_digest: str | None, on_damage: Callable[[str], None]
+) -> tuple[Checkpoint, int] | None:  # fmt: skip
+    """A trial's checkpoint, and how many of its epochs were trained by another trial; None if none can be used."""
+    try:
+        return load_checkpoint(files, device, parent_digest)
+    except DamagedFileError as error:
+        on_damage(f"{error}; moved to {files.set_aside(CHECKPOINT)}")
         return None
-    with open_for_load(path) as file:
-        content = torch.load(file, map_location=device, weights_only=True)
-    inherited = content.pop("inherited")
-    return Checkpoint(**content | {"history": tuple(content["history"])}), inherited
 
 
-def _longest_kept(trial: Trial, store: TrialStore, device: torch.device) -> tuple[Checkpoint | None, int]:
+def _longest_kept(
+    trial: Trial, store: TrialStore, device: torch.device, parent_digest: str | None, on_damage: Callable[[str], None]
+) -> tuple[Checkpoint | None, int]:
     """The last checkpoint of the longest trained trial that differs only in fewer epochs, and how many epochs it has."""
     for epochs, key in trial.resumable_from:
-        if store.read(key).is_trained and (found := _load_checkpoint(store.folder(key) / "checkpoint.pt", device)):
+        if store.read(key).is_trained and (found := _checkpoint(store.files(key), device, parent_digest, on_damage)):
             return found[0], epochs
     return None, 0
+
+
+def _ignore(_: str) -> None:
+    pass
 
 
 def device_kind(device: torch.device) -> str:

@@ -6,13 +6,13 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
-from core.atomic_files import atomic_write
 from core.config import digest
 from core.errors import InputError
 from sweeps.execution.callbacks import SweepCallback
 from sweeps.reporting.rendering import TEMPLATES, render
 from sweeps.reporting.report_content import build_content
 from sweeps.reporting.report_input import ReportInput
+from sweeps.storage.checked_folder import CheckedFolder, DamagedFileError
 from sweeps.storage.image_sets import Images, load_images
 from sweeps.storage.records import TrialStatus
 
@@ -46,8 +46,9 @@ def write_report(path: Path, sweep: ReportInput, data_dir: Path, images: Images 
         ``path``.
     """
     mark = f"<!-- {_fingerprint(sweep)} -->"
-    with suppress(OSError), path.open(encoding="utf-8") as file:
-        if file.read(len(mark)) == mark:
+    files = CheckedFolder(path.parent)
+    with suppress(DamagedFileError):
+        if (files.read(path.name) or b"").startswith(mark.encode()):
             return path
     done = [record.trial for record in sweep.records if record.status == TrialStatus.DONE]
     if images is None or not images.cover(done):
@@ -56,9 +57,8 @@ def write_report(path: Path, sweep: ReportInput, data_dir: Path, images: Images 
         except InputError:
             images = None
     text = render("report.html.j2", **vars(build_content(sweep, images)))
-    with atomic_write(path) as temporary:
-        # If images are missing the page has no mark, so that the next command writes it again.
-        temporary.write_text(f"{mark}\n{text}" if images is not None else text, encoding="utf-8")
+    # If images are missing the page has no mark, so that the next command writes it again.
+    files.write_bytes(path.name, (f"{mark}\n{text}" if images is not None else text).encode())
     return path
 
 

@@ -191,7 +191,7 @@ def _details(summary: ArmSummary, sweep: ReportInput) -> dict[str, Arrays]:
     if (trial.config.dataset, trial.config.train_subset) != (base.dataset, base.train_subset):
         return {}
     shown = [n for n in trial.detail_ids if n.partition("/")[0] in ("projection", "tsne", "retrieval", "anomalies")]
-    return {name: found for name in shown if (found := sweep.snapshot.store.detail(trial, name)) is not None}
+    return {name: found for name in shown if (found := sweep.snapshot.state(trial.key).detail(trial, name)) is not None}
 
 
 def _picture(title: str, figure: Figure) -> Picture:

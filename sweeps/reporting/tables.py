@@ -12,12 +12,12 @@ from statistics import mean, stdev
 
 from rich.table import Table
 
-from core.atomic_files import atomic_write
 from evaluation.evaluate import METRICS
 from sweeps.analysis.arm_summary import ArmSummary, deviation, summarize
 from sweeps.analysis.contrasts import Contrast
 from sweeps.analysis.search_result import SearchResult
 from sweeps.planning.trial import Plan
+from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.storage.records import LOST, TrialRecord, TrialStatus
 
 #: Columns of the printed table, the three that matter most first.
@@ -131,8 +131,7 @@ def points_table(result: SearchResult) -> Table:
 
 
 def _write(path: Path, text: str) -> Path:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text)
+    CheckedFolder(path.parent).write_bytes(path.name, text.encode())
     return path
 
 

@@ -44,6 +44,8 @@ class TrainingRecord:
         threads: CPU threads.
         versions: package -> version, of the packages that compute.
         finished: Unix time.
+        parent_encoder: SHA-256 of the parent's encoder file that it was trained with; None without a parent, and where an
+            earlier version of this program trained it.
     """
 
     history: tuple[dict[str, float], ...]
@@ -54,6 +56,7 @@ class TrainingRecord:
     threads: int
     versions: dict[str, str]
     finished: float
+    parent_encoder: str | None = None
 
 
 @dataclass(frozen=True)

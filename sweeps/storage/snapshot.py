@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from core.paths import is_remote
 from sweeps.planning.trial import Trial
-from sweeps.storage.records import TrialRecord
+from sweeps.storage.records import TrialRecord, TrialStatus
 from sweeps.storage.trial_state import TrialState
-from sweeps.storage.trial_store import TrialStore
+from sweeps.storage.trial_store import OTHER_PARENT, TrialStore
 
 
 class StoreSnapshot:
@@ -17,6 +20,8 @@ class StoreSnapshot:
     def __init__(self, store: TrialStore) -> None:
         self.store = store
         self._states: dict[str, TrialState] = {}
+        self._said: set[str] = set()
+        self._noted: list[str] = []
 
     def state(self, key: str) -> TrialState:
         """Return the state of a trial as it was when first read."""
@@ -28,13 +33,35 @@ class StoreSnapshot:
         """Forget everything, because the store has changed; it is then read again."""
         self._states.clear()
 
+    def verify(self, trials: Iterable[Trial]) -> None:
+        """Read all files of trials that are in a folder (not at a URL), so that damage is known before they are used."""
+        if not is_remote(self.store.storage):
+            for trial in trials:
+                self.state(trial.key).verify()
+
+    def note_damage(self, found: str) -> None:
+        """Keep what was found of a file that belongs to no trial, for :meth:`new_damage`."""
+        self._noted.append(f"damaged: {found}")
+
+    def new_damage(self) -> list[str]:
+        """Return a line for each damaged file that was met and not returned before."""
+        found = [
+            f"damaged: {state.files.path / name}: {reason}"
+            for state in self._states.values()
+            for name, reason in state.damage.items()
+        ]
+        lines = [line for line in dict.fromkeys([*self._noted, *found]) if line not in self._said]
+        self._said.update(lines)
+        return lines
+
     def is_trained(self, key: str) -> bool:
         """Return whether the trial with this key is trained."""
         return self.state(key).is_trained
 
     def is_done(self, trial: Trial) -> bool:
         """Return whether nothing is left to do in the trial's slot; see :meth:`TrialState.is_done`."""
-        return self.state(trial.key).is_done(trial)
+        state = self.state(trial.key)
+        return state.is_done(trial) and not self.store.trained_with_another_parent(trial.parent_key, state, self.state)
 
     def is_drawn(self, trial: Trial) -> bool:
         """Return whether all figures of the trial are drawn."""
@@ -42,4 +69,7 @@ class StoreSnapshot:
 
     def record(self, trial: Trial, *, skipped: str | None = None, pruned: str | None = None) -> TrialRecord:
         """Return the trial's record; see :meth:`TrialState.record`."""
-        return self.state(trial.key).record(trial, skipped=skipped, pruned=pruned)
+        state = self.state(trial.key)
+        if pruned is None and self.store.trained_with_another_parent(trial.parent_key, state, self.state):
+            return TrialRecord(trial, TrialStatus.SKIPPED if skipped else TrialStatus.PENDING, reason=skipped or OTHER_PARENT)
+        return state.record(trial, skipped=skipped, pruned=pruned)

@@ -1,67 +1,171 @@
-"""The stored state of a trial; each file is read at most once."""
+"""The stored state of a trial; each file is read at most once, and what is damaged counts as absent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import json
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from core.atomic_files import load_json
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from core.atomic_files import parse_arrays
 from evaluation.per_image import DETAILS
 from sweeps.planning.trial import Trial
+from sweeps.storage.checked_folder import CHECKSUMS, CheckedFolder, DamagedFileError
 from sweeps.storage.records import MetricResult, TrainingRecord, TrialRecord, TrialStatus
+
+T = TypeVar("T")
 
 _FOLDER = {"detail": "details", "figure": "figures"}
 _SUFFIX = {"detail": "npz", "figure": "png"}
+#: Files of weights, by what reads them; an earlier version of this program wrote ``encoder.pt``.
+ENCODER, OLD_ENCODER, PROJECTOR, FITTED = "encoder.safetensors", "encoder.pt", "projector.safetensors", "fitted.npz"
+CHECKPOINT = "checkpoint.pt"
+_WEIGHTS = (ENCODER, OLD_ENCODER, PROJECTOR, FITTED)
+_TRAINING = TypeAdapter(TrainingRecord)
+_RESULTS = TypeAdapter(dict[str, MetricResult])
 
 
-def product_path(folder: Path, id_: str) -> Path:
-    """Return the path of the arrays or the figure with this id (``detail:...``, ``figure:...``) in a trial's folder."""
+def _parse_png(content: bytes) -> None:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        image.verify()
+
+
+def _parse_tensors(content: bytes) -> None:
+    from safetensors.numpy import load
+
+    load(content)
+
+
+def _parse_torch(content: bytes) -> None:
+    import torch
+
+    torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+#: Suffix -> what raises an error if the bytes are no such file; for files that have no checksum yet.
+PARSERS: dict[str, Callable[[bytes], object]] = {
+    ".npz": parse_arrays, ".png": _parse_png, ".safetensors": _parse_tensors, ".pt": _parse_torch
+}  # fmt: skip
+
+
+def product_name(id_: str) -> str:
+    """Return the name, in a trial's folder, of the arrays or the figure with this id (``detail:...``, ``figure:...``)."""
     kind, name = id_.split(":", 1)
-    return folder / _FOLDER[kind] / f"{name}.{_SUFFIX[kind]}"
+    return f"{_FOLDER[kind]}/{name}.{_SUFFIX[kind]}"
+
+
+def parse_training(content: bytes) -> TrainingRecord:
+    """Parse ``trained.json``. Raises ValueError if it is none."""
+    return _TRAINING.validate_python(json.loads(content))
+
+
+def parse_results(content: bytes) -> dict[str, MetricResult]:
+    """Parse an evaluation file. Raises ValueError if it is none."""
+    return _RESULTS.validate_python(json.loads(content))
+
+
+def parse_mapping(content: bytes) -> dict[str, Any]:
+    """Parse a JSON file that holds a mapping. Raises ValueError if it does not."""
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError("no JSON mapping")  # noqa: TRY004 (the content is wrong, not an argument)
+    return found
 
 
 class TrialState:
     """One trial's files, each read when it is first needed and then cached."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.files = CheckedFolder(folder)
+        #: Name of each damaged file that was met -> what is wrong with it.
+        self.damage: dict[str, str] = {}
+
+    def _load(self, name: str, parse: Callable[[bytes], T]) -> T | None:
+        try:
+            return self.files.load(name, parse)
+        except DamagedFileError as error:
+            self.damage[name] = error.reason
+            return None
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
         """The content of ``config.json``; None if there is no such file."""
-        content: Mapping[str, Any] | None = load_json(self._folder / "config.json")
-        return content
+        return self._load("config.json", parse_mapping)
 
     @cached_property
     def training(self) -> TrainingRecord | None:
         """The finished training; None until the trial is trained."""
-        content = load_json(self._folder / "trained.json")
-        return None if content is None else TrainingRecord(**content | {"history": tuple(content["history"])})
+        return self._load("trained.json", parse_training)
 
     @property
     def is_trained(self) -> bool:
-        """Whether training is over; for methods that train nothing: whether the trial has run."""
-        return self.training is not None
+        """Whether training is over and its weights are there; for methods that train nothing: whether the trial has run."""
+        return self.training is not None and not self._lacks_weights(self.training)
+
+    def _lacks_weights(self, training: TrainingRecord) -> bool:
+        there = {name for name in _WEIGHTS if name in self._names and name not in self.damage}
+        encoder = bool(there & {ENCODER, OLD_ENCODER})
+        expected = {name for name in (ENCODER, PROJECTOR, FITTED) if self.files.digest(name) is not None}
+        return not expected <= there or (bool(training.history) and not encoder)
 
     @cached_property
     def results(self) -> Mapping[str, MetricResult]:
         """Id of a computation -> its result; the later result if it was computed twice."""
         found: dict[str, MetricResult] = {}
-        for path in self._folder.glob("evaluation-*.json"):
-            for id_, content in (load_json(path) or {}).items():
-                result = MetricResult(**content)
-                if id_ not in found or found[id_].time < result.time:
-                    found[id_] = result
+        for name in sorted(self._names):
+            if name.startswith("evaluation-") and name.endswith(".json"):
+                for id_, result in (self._load(name, parse_results) or {}).items():
+                    if id_ not in found or found[id_].time < result.time:
+                        found[id_] = result
         return found
 
     @cached_property
     def failure(self) -> str | None:
         """Why the last attempt failed, in one line; None if it did not."""
-        content = load_json(self._folder / "failure.json")
-        return None if content is None else str(content["reason"])
+        return self._load("failure.json", lambda content: str(parse_mapping(content)["reason"]))
+
+    def verify(self, *, checkpoint: bool = False) -> Mapping[str, str]:
+        """Read every file that a finished trial needs; return the damaged ones and what is wrong with them.
+
+        Args:
+            checkpoint: whether to read the checkpoint too, which only longer trials need.
+        """
+        _ = self.config, self.training, self.results, self.failure
+        if problem := self.files.problem:
+            self.damage[CHECKSUMS] = problem
+        for name in self._whole_files(checkpoint=checkpoint):
+            # With a checksum the bytes are enough.
+            self._load(name, len if self.files.digest(name) is not None else PARSERS[Path(name).suffix])
+        return self.damage
+
+    def unrecorded(self, *, checkpoint: bool = False) -> list[str]:
+        """Return the names of the files that :meth:`verify` reads and that have no checksum."""
+        names = self.stored_names if checkpoint else [name for name in self.stored_names if name != CHECKPOINT]
+        return [name for name in names if self.files.digest(name) is None]
+
+    @property
+    def stored_names(self) -> list[str]:
+        """Names of all files that have checksums or may get them."""
+        texts = [name for name in self._names if name.endswith(".json") and name != CHECKSUMS]
+        return sorted([*texts, *self._whole_files(checkpoint=True)])
+
+    def _whole_files(self, *, checkpoint: bool) -> list[str]:
+        """The names of the files that are not JSON."""
+        names = (*_WEIGHTS, CHECKPOINT) if checkpoint else _WEIGHTS
+        return sorted([*(name for name in names if name in self._names), *(n for n in self._products if "/." not in n)])
+
+    @cached_property
+    def encoder_file(self) -> str | None:
+        """Name of the file with the encoder's weights; None if there is none."""
+        return next((name for name in (ENCODER, OLD_ENCODER) if name in self._names), None)
 
     # -- what is missing ------------------------------------------------------------------------------------------------
 
@@ -84,7 +188,8 @@ class TrialState:
 
         Figures and derived per-image arrays are made outside of the slot, so they may still be missing.
         """
-        return self.is_trained and not self.missing_metrics(trial) and not self.missing_details(trial)
+        whole = self.is_trained and not self.missing_metrics(trial) and not self.missing_details(trial)
+        return whole and not any("/" not in name for name in self.damage)
 
     def is_drawn(self, trial: Trial) -> bool:
         """Return whether all figures are drawn."""
@@ -102,22 +207,30 @@ class TrialState:
     # One listing of each folder: with a URL as storage, a request for each file would take seconds.
 
     @cached_property
-    def _detail_files(self) -> frozenset[Path]:
-        return _listing(self._folder / _FOLDER["detail"])
+    def _names(self) -> frozenset[str]:
+        """The names in the trial's folder, not of those below it."""
+        return frozenset(path.name for path in _listing(self.files.path))
 
     @cached_property
-    def _figure_files(self) -> frozenset[Path]:
-        return _listing(self._folder / _FOLDER["figure"])
+    def _products(self) -> frozenset[str]:
+        """The names of per-image arrays and figures."""
+        folders = [name for name in _FOLDER.values() if name in self._names]
+        return frozenset(f"{name}/{path.name}" for name in folders for path in _listing(self.files.path / name))
 
     def _has_file(self, id_: str) -> bool:
-        files = self._figure_files if id_.startswith("figure:") else self._detail_files
-        return product_path(self._folder, id_) in files
+        name = product_name(id_)
+        return name in self._products and name not in self.damage
 
     # -- what is there --------------------------------------------------------------------------------------------------
 
+    def detail(self, trial: Trial, name: str) -> dict[str, NDArray[Any]] | None:
+        """Return the per-image arrays of that name; None if they do not apply, are not made yet, or are damaged."""
+        return self._load(product_name(trial.detail_ids[name]), parse_arrays)
+
     def figures(self, trial: Trial) -> dict[str, Path]:
         """Return the paths of the trial's figures that exist, by name."""
-        return {name: product_path(self._folder, id_) for name, id_ in trial.figure_ids.items() if self._has_file(id_)}
+        folder = self.files.path
+        return {name: folder / product_name(id_) for name, id_ in trial.figure_ids.items() if self._has_file(id_)}
 
     def product_problems(self, trial: Trial) -> dict[str, str]:
         """Return the per-image arrays and figures that are not defined for the trial, and why."""
@@ -138,7 +251,7 @@ class TrialState:
         metrics, problems = self._metrics(trial)
         evaluated = max((result.time for result in self.results.values()), default=0.0)
         needed = {*trial.metric_ids.values(), *_details(trial, derived=False).values()}
-        if self.training is not None and needed <= set(self.results):
+        if self.is_trained and needed <= set(self.results):
             return TrialRecord(trial, TrialStatus.DONE, self.training, metrics, problems, evaluated)
         status = TrialStatus.SKIPPED if skipped else TrialStatus.FAILED if self.failure else TrialStatus.PENDING
         return TrialRecord(trial, status, self.training, metrics, problems, evaluated, skipped or self.failure)

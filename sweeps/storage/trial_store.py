@@ -3,7 +3,8 @@
 ==========================  =============================================================================================
 ``config.json``             the config, and the device that it was trained on
 ``checkpoint.pt``           the state after the last epoch so far; kept at the end, for longer trials to continue from
-``encoder.pt``              the trained encoder's weights
+``encoder.safetensors``     the trained encoder's weights (an earlier version of this program wrote ``encoder.pt``)
+``projector.safetensors``   the weights of what training put above the encoder
 ``fitted.npz``              what PCA or Laplacian eigenmaps learned from the train images
 ``trained.json``            written when training is over: history, pairs, device, time. Its presence means "trained"
 ``evaluation-<id>.json``    results, each under the id of its computation; a trial may have several such files
@@ -11,6 +12,8 @@
 ``figures/<id>.png``        figures (:mod:`evaluation.trial_figures`)
 ``lock``                    held by the process that works on the trial
 ``failure.json``            why the last attempt failed; removed by the next attempt
+``checksums.json``          SHA-256 of each file but itself (:mod:`sweeps.storage.checked_folder`)
+``damaged/``                files that were not what had been written; they are made again
 ==========================  =============================================================================================
 
 This module does not load torch, so planning and reporting can read the store without it.
@@ -27,15 +30,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from core.atomic_files import atomic_write, load_arrays, save_arrays, save_json
 from core.config import digest
 from core.locks import file_lock, remove_scratch, scratch_folder
 from evaluation.evaluate import NOT_DEFINED
 from sweeps.planning.trial import Trial
+from sweeps.storage.checked_folder import ASIDE, CheckedFolder
 from sweeps.storage.records import MetricResult, TrainingRecord
-from sweeps.storage.trial_state import TrialState, product_path
+from sweeps.storage.trial_state import ENCODER, FITTED, OLD_ENCODER, TrialState, product_name
 
 _SCRATCH = "tune-"  # prefix of temporary folders: in the storage or, if that is a URL, among this machine's temporary files
+
+#: Why a trial is trained again though nothing of it is damaged.
+OTHER_PARENT = "it was trained with another encoder of its parent than the present one"
 
 
 class TrialStore:
@@ -48,6 +54,10 @@ class TrialStore:
     def folder(self, key: str) -> Path:
         """Return the folder of a trial's files."""
         return self._trials / key
+
+    def files(self, key: str) -> CheckedFolder:
+        """Return the trial's folder, to read and write its files with their checksums."""
+        return CheckedFolder(self.folder(key))
 
     def read(self, key: str) -> TrialState:
         """Return a new state of the trial, which reads its files when they are first needed."""
@@ -74,21 +84,22 @@ class TrialStore:
     def save_config(self, trial: Trial, **extra: Any) -> None:
         """Write ``config.json``: the trial's key, its parent's key, all fields, and ``extra``."""
         content = {"key": trial.key, "parent": trial.parent_key, "config": trial.config.fields(), **extra}
-        save_json(self.folder(trial.key) / "config.json", content)
+        self.files(trial.key).write_json("config.json", content)
 
     def save_training(self, key: str, training: TrainingRecord) -> None:
         """Mark a trial as trained."""
-        save_json(self.folder(key) / "trained.json", asdict(training))
+        self.files(key).write_json("trained.json", asdict(training))
 
     def save_results(self, key: str, results: Mapping[str, MetricResult]) -> None:
         """Add results, by the ids of their computations."""
         if results:
             name = f"evaluation-{digest(sorted(results))[:8]}.json"
-            save_json(self.folder(key) / name, {id_: asdict(result) for id_, result in results.items()})
+            self.files(key).write_json(name, {id_: asdict(result) for id_, result in results.items()})
 
     def save_failure(self, key: str, reason: str, details: str = "") -> None:
         """Record why an attempt failed."""
-        save_json(self.folder(key) / "failure.json", {"reason": reason, "details": details, "time": time.time()})
+        content = {"reason": reason, "details": details, "time": time.time()}
+        self.files(key).write_json("failure.json", content)
 
     def clear_failure(self, key: str) -> None:
         """Remove the record of a failure, because another attempt begins."""
@@ -116,14 +127,76 @@ class TrialStore:
             raise
         except Exception as error:  # an error in one of them must not prevent the others
             return MetricResult(None, f"{type(error).__name__}: {error}", time.time(), not isinstance(error, NOT_DEFINED))
-        path = product_path(self.folder(key), id_)
         if isinstance(content, bytes):
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(content)
+            self.files(key).write_bytes(product_name(id_), content)
         elif content is not None:
-            save_arrays(path, dict(content))
+            self.files(key).write_arrays(product_name(id_), content)
         return MetricResult(None if content is None else 1.0, None, time.time())
 
     def detail(self, trial: Trial, name: str) -> dict[str, NDArray[Any]] | None:
-        """Return the per-image arrays of that name; None if they do not apply or are not made yet."""
-        return load_arrays(product_path(self.folder(trial.key), trial.detail_ids[name]))
+        """Return the per-image arrays of that name; None if they do not apply, are not made yet, or are damaged."""
+        return self.read(trial.key).detail(trial, name)
+
+    # -- damage ----------------------------------------------------------------------------------------------------------
+
+    def trained_with_another_parent(
+        self, parent_key: str | None, state: TrialState, read: Callable[[str], TrialState] | None = None
+    ) -> bool:  # fmt: skip
+        """Return whether the encoder of a trial's parent is no longer the one that the trial was trained with.
+
+        Args:
+            parent_key: the parent's key, if there is a parent.
+            state: the trial's state.
+            read: returns a trial's state; default: :meth:`read`.
+        """
+        known = None if state.training is None else state.training.parent_encoder
+        if known is None or parent_key is None:
+            return False
+        parent = (read or self.read)(parent_key)
+        return parent.encoder_file is not None and parent.files.digest(parent.encoder_file) not in (None, known)
+
+    def mend(self, trial: Trial) -> list[str]:
+        """Set the trial's damaged files aside, so that they are made again, and record missing checksums.
+
+        The caller holds the trial's lock.
+
+        Returns:
+            What was found, in one line for each file.
+        """
+        state = self.read(trial.key)
+        if self.trained_with_another_parent(trial.parent_key, state):
+            found = [f"{state.files.path}: {OTHER_PARENT}; all its files are moved to {ASIDE}/ there, and it is trained again"]
+            for name in state.stored_names:
+                state.files.set_aside(name)
+            return found
+        return self.set_damaged_aside(state)
+
+    def set_damaged_aside(self, state: TrialState, *, checkpoint: bool = False) -> list[str]:
+        """Set the damaged files of a trial aside and record missing checksums; return a line for each damaged file.
+
+        Args:
+            state: the trial's state, just read.
+            checkpoint: whether to look at the checkpoint too.
+        """
+        damage = dict(state.verify(checkpoint=checkpoint))
+        found = [
+            f"{state.files.path / name}: {reason}; moved to {state.files.set_aside(name)}" for name, reason in damage.items()
+        ]
+        for name in state.unrecorded(checkpoint=checkpoint):
+            if name not in damage:
+                state.files.record(name)
+        return found
+
+    def drop_results_of_other_weights(self, before: TrialState) -> None:
+        """Set aside the results of a trial whose weights were made again and are not the same, as may happen on a GPU.
+
+        Args:
+            before: the trial's state before its weights were made again.
+        """
+        files = self.files(before.files.path.name)
+        known = [before.files.digest(name) for name in (ENCODER, FITTED, OLD_ENCODER)]
+        made = [files.digest(name) for name in (ENCODER, FITTED, OLD_ENCODER)]
+        if any(known) and known != made:
+            for name in before.stored_names:
+                if name.startswith(("evaluation-", "details/", "figures/")):
+                    files.set_aside(name)

@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.atomic_files import atomic_write
+from core.atomic_files import atomic_write, read_file
 from core.config import digest
 from core.errors import InputError
 from core.locks import file_lock
 from core.paths import ensure_dir, is_remote
 from sweeps.analysis.search_result import REDUCTION, PointState, SearchPoint
 from sweeps.planning.search_space import Range, SearchSpec, objective_directions
+from sweeps.storage.check import journal_problem
 
 if TYPE_CHECKING:
     import optuna
@@ -216,6 +217,8 @@ def _journal(path: Path) -> Any:
     lock = _Flock(path.with_suffix(".lock"))
     with lock.held():
         _mend(path)
+        if (problem := journal_problem(path)) is not None:
+            raise InputError(problem)
     return JournalFileBackend(str(path), lock_obj=lock)  # type: ignore[arg-type]
 
 
@@ -233,7 +236,9 @@ class _RemoteJournal:
         return [json.loads(line) for line in self._lines[log_number_from:]]
 
     def _there(self) -> list[str]:
-        return self._path.read_text().splitlines() if self._path.is_file() else []
+        if (problem := journal_problem(self._path)) is not None:
+            raise InputError(problem)
+        return (read_file(self._path) or b"").decode().splitlines()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         if self._there() != self._lines:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from core.atomic_files import save_json
 from sweeps.analysis import contrasts
 from sweeps.analysis.arm_summary import summarize
 from sweeps.analysis.contrasts import Contrast
@@ -22,6 +21,7 @@ from sweeps.formatting import duration
 from sweeps.planning.grid import BASE
 from sweeps.planning.trial import Plan
 from sweeps.provenance import command_line
+from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.storage.records import TrialStatus
 from sweeps.sweep_config import UNTIL_DECIDED_MARK, SeedBudget, SweepConfig
 
@@ -38,7 +38,7 @@ def run(config: SweepConfig, budget: SeedBudget, runner: SweepRunner, console: C
     began, plan = time.monotonic(), config.plan
     # Written first: even if this command is killed, the sweep must be tested as one whose results were looked at repeatedly.
     mark = {"command": command_line(), "budget": budget.text}
-    save_json(config.sweep_folder / UNTIL_DECIDED_MARK, mark)
+    CheckedFolder(config.sweep_folder).write_json(UNTIL_DECIDED_MARK, mark)
     seeds = list(dict.fromkeys(trial.config.seed for trial in plan.requested_trials))
     runner.run(plan, draw=False)
     while not runner.outcome.interrupted:

@@ -7,17 +7,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.atomic_files import open_for_load
 from core.image_decoding import IMAGE_SIZE
+from sweeps.execution.weights import load_encoder_weights
 from sweeps.planning.trial import Trial
+from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.tracking.child_run import ChildRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def log_encoder(client: MlflowClient, experiment: str, child: ChildRun, trial: Trial, trial_folder: Path) -> None:
+def log_encoder(client: MlflowClient, experiment: str, child: ChildRun, trial: Trial, files: CheckedFolder) -> None:
     """Log the encoder, unless the run has it; delete incomplete models that killed drivers left.
+
+    The model is an exported graph (torch's pt2) for batches of any size. It loads without this package and holds no pickle.
 
     This uses MLflow's client, because the fluent call ``mlflow.pytorch.log_model`` would end the run.
     """
@@ -30,13 +33,13 @@ def log_encoder(client: MlflowClient, experiment: str, child: ChildRun, trial: T
     for model in known:
         if model.model_id not in ready:
             client.delete_logged_model(model.model_id)
-    model_id = ready[0] if ready else _make_model(client, experiment, child, trial, trial_folder)
+    model_id = ready[0] if ready else _make_model(client, experiment, child, trial, files)
     outputs = None if fresh else client.get_run(child.run_id).outputs
     if outputs is None or all(output.model_id != model_id for output in outputs.model_outputs):
         client.log_outputs(child.run_id, [LoggedModelOutput(model_id, step=0)])
 
 
-def _make_model(client: MlflowClient, experiment: str, child: ChildRun, trial: Trial, trial_folder: Path) -> str:
+def _make_model(client: MlflowClient, experiment: str, child: ChildRun, trial: Trial, files: CheckedFolder) -> str:
     import mlflow.pytorch
     import numpy as np
     import torch
@@ -46,8 +49,7 @@ def _make_model(client: MlflowClient, experiment: str, child: ChildRun, trial: T
 
     from core.models import build_encoder, portable
 
-    with open_for_load(trial_folder / "encoder.pt") as file:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
+    weights, _ = load_encoder_weights(files)
     config = trial.config
     encoder = build_encoder(config.encoder, config.representation_dim, config.seed, torch.zeros(3), torch.ones(3))
     encoder.load_state_dict(weights)
@@ -61,8 +63,9 @@ def _make_model(client: MlflowClient, experiment: str, child: ChildRun, trial: T
         folder = Path(scratch) / "model"
         card = Model(run_id=child.run_id)
         mlflow.pytorch.save_model(
-            portable(encoder), folder, mlflow_model=card, signature=signature, serialization_format="pickle",
-            pip_requirements=versions,
+            portable(encoder), folder, mlflow_model=card, signature=signature, serialization_format="pt2",
+            # The export takes a dimension of more than 1 for one of any size, where the signature allows it.
+            input_example=np.zeros((2, 3, IMAGE_SIZE, IMAGE_SIZE), floats), pip_requirements=versions,
         )  # fmt: skip
         logged = client.create_logged_model(
             experiment, "encoder", child.run_id, tags={"arm": trial.arm, "trial_key": trial.key}, model_type="encoder"

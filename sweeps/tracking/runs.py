@@ -133,13 +133,14 @@ class RunWriter:
 
     def _log_artifacts(self, child: ChildRun, trial: Trial) -> None:
         folder = self._store.folder(trial.key)
-        for name in ("config.json",) if trial.validation_only else ("config.json", "encoder.pt"):
-            if (folder / name).is_file():
+        encoder = None if trial.validation_only else self._store.read(trial.key).encoder_file
+        for name in ("config.json", encoder):
+            if name is not None and (folder / name).is_file():
                 log_file(self._client, child.run_id, folder / name)
         self._client.log_inputs(child.run_id, _dataset_inputs(trial))
         if trial.config.has_encoder and not trial.validation_only:
             with writer_lock(self._uri, self._store.storage):
-                log_encoder(self._client, self.experiment, child, trial, folder)
+                log_encoder(self._client, self.experiment, child, trial, self._store.files(trial.key))
 
     def tag_trial(self, trial: Trial, tags: Mapping[str, str]) -> None:
         """Set final tags on the trial's run."""

@@ -129,11 +129,11 @@ def test_the_test_sets_error_comes_from_the_images_that_were_named_rightly(tmp_p
         id_ = detail_ids(trial.anomalies)["predictions"]
         store.save_results(trial.key, {id_: store.make(trial.key, id_, lambda arrays=arrays: arrays)})
     summaries = summarize([record_of(store, trial) for trial in plan.trials.values()])
-    found = contrasts_module.test_set_errors(summaries, store)
+    found = contrasts_module.test_set_errors(summaries, StoreSnapshot(store))
     for name in ("z", "raw"):
         theirs = [kept.get((name, seed), kept[name, 0]).astype(float) - kept["base", seed] for seed in (0, 1)]
         assert found[name] == pytest.approx(bootstrap_error(np.mean(theirs, axis=0), groups))
-    (first, second) = contrasts_module.of_sweep(plan, summaries, store)
+    (first, second) = contrasts_module.of_sweep(plan, summaries, StoreSnapshot(store))
     assert first.test_error == found["z"] and second.test_error == found["raw"]
 
 

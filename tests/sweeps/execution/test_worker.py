@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from evaluation.evaluate import METRICS, Metric
+from sweeps.execution.weights import load_encoder_weights
 from sweeps.execution.worker import run_trial
 from sweeps.planning.trial import Trial
 from sweeps.storage.image_sets import Images
@@ -34,7 +35,8 @@ def test_a_trial_leaves_everything_and_is_not_done_twice(
     assert record.training is not None and record.training.epochs_trained == 2
     assert record.metrics["projection_std"] == record.training.history[-1]["projection_std"]
     files = {path.name for path in store.folder(trial.key).iterdir()}
-    assert {"config.json", "checkpoint.pt", "encoder.pt", "trained.json", "details", "lock"} <= files and len(files) == 7
+    assert {"config.json", "checkpoint.pt", "encoder.safetensors", "projector.safetensors", "trained.json"} <= files
+    assert {"details", "lock", "checksums.json"} <= files and not any(name.endswith(".tmp") for name in files)
     monkeypatch.setattr("sweeps.execution.worker.train", None)
     monkeypatch.setattr("sweeps.execution.worker.evaluate", None)
     run_trial(trial, images, tmp_path)
@@ -87,7 +89,7 @@ def test_a_trial_that_died_goes_on_from_its_last_epoch(tmp_path: Path, images: I
 
 
 def assert_same_encoder(trial: Trial, one: Path, other: Path) -> None:
-    a, b = (torch.load(TrialStore(path).folder(trial.key) / "encoder.pt", weights_only=True) for path in (one, other))
+    a, b = (load_encoder_weights(TrialStore(path).files(trial.key))[0] for path in (one, other))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
