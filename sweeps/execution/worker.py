@@ -145,26 +145,26 @@ def _train(
     result = train(
         config, images.of(config), device=device, parent=parent, resume=resume, deterministic=deterministic, on_epoch=keep
     )
-    save_weights(files, ENCODER, result.encoder.state_dict())
+    digest = save_weights(files, ENCODER, result.encoder.state_dict())
     save_weights(files, PROJECTOR, result.projector.state_dict())
     seconds = sum(record["seconds"] for record in result.history[inherited:])
     training = _training_record(result.history, result.pairs, seconds, config.epochs - inherited, device, config)
     store.drop_results_of_other_weights(before)
-    store.save_training(trial.key, replace(training, parent_encoder=parent_digest))
+    store.save_training(trial.key, replace(training, weights=digest, parent_encoder=parent_digest))
 
 
 def _fit_untrained(trial: Trial, images: Images, store: TrialStore, device: torch.device, before: TrialState) -> None:
     """Do what replaces training for a method without it: save the initial weights, or fit PCA or Laplacian eigenmaps."""
-    config, files = trial.config, store.files(trial.key)
+    config, files, digest = trial.config, store.files(trial.key), None
     if config.method == "untrained":
-        save_weights(files, ENCODER, untrained_encoder(config, images.of(config)).state_dict())
+        digest = save_weights(files, ENCODER, untrained_encoder(config, images.of(config)).state_dict())
     started = time.perf_counter()
     fitted = fit(config, images.of(config))
     seconds = time.perf_counter() - started if fitted else 0.0
     if fitted:
-        files.write_arrays(FITTED, fitted)
+        digest = files.write_arrays(FITTED, fitted)
     store.drop_results_of_other_weights(before)
-    store.save_training(trial.key, _training_record((), None, seconds, 0, device, config))
+    store.save_training(trial.key, replace(_training_record((), None, seconds, 0, device, config), weights=digest))
 
 
 def _value_at_rung(

@@ -44,6 +44,8 @@ class TrainingRecord:
         threads: CPU threads.
         versions: package -> version, of the packages that compute.
         finished: Unix time.
+        weights: SHA-256 of the file with the encoder's weights, or with what PCA or eigenmaps learned; None for rows without
+            either, and where an earlier version of this program trained it.
         parent_encoder: SHA-256 of the parent's encoder file that it was trained with; None without a parent, and where an
             earlier version of this program trained it.
     """
@@ -56,6 +58,7 @@ class TrainingRecord:
     threads: int
     versions: dict[str, str]
     finished: float
+    weights: str | None = None
     parent_encoder: str | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -144,7 +145,16 @@ class TrialState:
         for name in self._whole_files(checkpoint=checkpoint):
             # With a checksum the bytes are enough.
             self._load(name, len if self.files.digest(name) is not None else PARSERS[Path(name).suffix])
+        self._verify_weights()
         return self.damage
+
+    def _verify_weights(self) -> None:
+        """Compare the weights with the checksum in ``trained.json``: ``checksums.json`` may have been lost, or swapped too."""
+        name = next((name for name in (ENCODER, FITTED) if name in self._names), None)
+        if name is None or self.training is None or self.training.weights is None or name in self.damage:
+            return
+        if self._load(name, lambda content: hashlib.sha256(content).hexdigest()) != self.training.weights:
+            self.damage.setdefault(name, "it is not the file of this training: the SHA-256 differs from that in trained.json")
 
     def unrecorded(self, *, checkpoint: bool = False) -> list[str]:
         """Return the names of the files that :meth:`verify` reads and that have no checksum."""

@@ -1,0 +1,123 @@
+"""Files with checksums: a crash at any instant leaves a readable file, any changed bit is noticed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sweeps.storage.checked_folder import CHECKSUMS, CheckedFolder, DamagedFileError
+
+#: Writes ``x`` with the content "new" and dies at the n-th rename, before (n even) or after (n odd) it.
+_DYING = """
+import os, sys
+from pathlib import Path
+from sweeps.storage.checked_folder import CheckedFolder
+left, rename = [{n}], Path.replace
+def replace(self, target):
+    left[0] -= 1
+    if left[0] == -1: os._exit(9)
+    result = rename(self, target)
+    left[0] -= 1
+    if left[0] == -1: os._exit(9)
+    return result
+Path.replace = replace
+CheckedFolder(Path({folder!r})).write_bytes("x", {content!r})
+"""
+
+
+def test_every_flipped_bit_of_every_byte_is_noticed(tmp_path: Path) -> None:
+    folder = CheckedFolder(tmp_path)
+    folder.write_json("a.json", {"value": 0.125, "history": [1, 2]})
+    content = (tmp_path / "a.json").read_bytes()
+    for position in range(len(content)):
+        for bit in range(8):
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << bit
+            (tmp_path / "a.json").write_bytes(flipped)
+            with pytest.raises(DamagedFileError, match="SHA-256"):
+                CheckedFolder(tmp_path).read("a.json")
+    for length in range(len(content)):
+        (tmp_path / "a.json").write_bytes(content[:length])
+        with pytest.raises(DamagedFileError):
+            CheckedFolder(tmp_path).read("a.json")
+    (tmp_path / "a.json").write_bytes(content)
+    assert CheckedFolder(tmp_path).load("a.json", json.loads) == {"value": 0.125, "history": [1, 2]}
+
+
+@pytest.mark.parametrize("n", range(7))
+def test_a_writer_that_dies_at_any_rename_leaves_the_old_file_or_the_new_one(tmp_path: Path, n: int) -> None:
+    folder = CheckedFolder(tmp_path)
+    folder.write_bytes("x", b"old")
+    for content in (b"new", b"newer"):  # the second replaces what the first left
+        code = _DYING.format(n=n, folder=str(tmp_path), content=content)
+        died = subprocess.run([sys.executable, "-c", code], timeout=60).returncode
+        assert died == (9 if n < 6 else 0), "three renames: a checksum more, the file, a checksum less"
+        assert CheckedFolder(tmp_path).read("x") == (content if n >= 3 else b"old")
+    CheckedFolder(tmp_path).write_bytes("x", b"last")
+    assert CheckedFolder(tmp_path).read("x") == b"last"
+    assert len(json.loads((tmp_path / CHECKSUMS).read_text())["files"]["x"]) == 1
+
+
+def test_two_writers_of_one_file_and_of_others_leave_checksums_that_fit(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        CheckedFolder(tmp_path).write_bytes("same", str(number).encode() * 1000)
+        CheckedFolder(tmp_path).write_bytes(f"own-{number}", b"x")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(40)))
+    folder = CheckedFolder(tmp_path)
+    assert folder.read("same") is not None and len(folder.names) == 41
+    assert all(folder.read(f"own-{number}") == b"x" for number in range(40))
+
+
+def test_a_file_without_a_checksum_is_read_and_gets_one(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[1]")
+    folder = CheckedFolder(tmp_path)
+    assert folder.load("a.json", json.loads) == [1] and folder.digest("a.json") is None
+    folder.record("a.json")
+    (tmp_path / "a.json").write_text("[2]")
+    with pytest.raises(DamagedFileError):
+        CheckedFolder(tmp_path).read("a.json")
+    assert folder.read("absent") is None
+    folder.write_bytes("a.json", b"[3]")
+    assert CheckedFolder(tmp_path).read("a.json") == b"[3]"
+
+
+def test_a_file_that_cannot_be_parsed_is_damaged_whatever_the_parser_raises(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xff\x00 no file of any kind")
+    folder = CheckedFolder(tmp_path)
+    for parse in (json.loads, lambda content: content.decode(), lambda content: {}[content]):
+        with pytest.raises(DamagedFileError, match="cannot be read"):
+            folder.load("a", parse)
+    with pytest.raises(DamagedFileError, match="cannot be read"):
+        folder.load_arrays("a")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DamagedFileError, match="it is a folder"):
+        folder.read("folder")
+
+
+def test_damaged_checksums_damage_no_file_and_are_said(tmp_path: Path) -> None:
+    CheckedFolder(tmp_path).write_bytes("x", b"kept")
+    content = bytearray((tmp_path / CHECKSUMS).read_bytes())
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        (tmp_path / CHECKSUMS).write_bytes(damaged)
+        folder = CheckedFolder(tmp_path)
+        # White space between the entries says nothing and may change.
+        assert folder.read("x") == b"kept" and (folder.problem or chr(content[position]).isspace()), position
+
+
+def test_what_is_set_aside_keeps_its_content_and_its_checksum(tmp_path: Path) -> None:
+    folder = CheckedFolder(tmp_path)
+    digest = folder.write_bytes("details/a.npz", b"1")
+    moved = [folder.set_aside("details/a.npz")]
+    folder.write_bytes("details/a.npz", b"2")
+    moved.append(folder.set_aside("details/a.npz"))
+    assert [path.read_bytes() for path in moved] == [b"1", b"2"] and digest != folder.digest("details/a.npz")
+    assert not any((tmp_path / "details").iterdir())

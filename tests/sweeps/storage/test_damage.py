@@ -1,0 +1,255 @@
+"""Damage in a finished storage: noticed, named, set aside, made again, and the numbers are those of before."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from sweeps.execution.figure_tasks import draw_figures
+from sweeps.execution.weights import load_encoder_weights
+from sweeps.execution.worker import run_trial
+from sweeps.planning.trial import Plan, Trial
+from sweeps.run import main
+from sweeps.storage.check import check_storage
+from sweeps.storage.checked_folder import CHECKSUMS
+from sweeps.storage.image_sets import Images
+from sweeps.storage.snapshot import StoreSnapshot
+from sweeps.storage.trial_store import TrialStore
+from tests.sweeps.tiny import arm, record_of, tiny_plan
+
+_PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+)  # fmt: skip
+_ARMS: dict[str, Any] = {"n": {"pairing": "neighbors"}, "p": {"method": "pca"}}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, splits: Any) -> tuple[Plan, Path, Images]:
+    """A storage with base, its child n, and p, all done and drawn."""
+    from tests.conftest import image_set
+
+    sets = Images({("digits-m", None): splits}, {"digits-m-patches": image_set(20, seed=5)})
+    storage = tmp_path_factory.mktemp("finished")
+    plan = tiny_plan(storage, _ARMS)
+    for name in ("base", "n", "p"):
+        _run(arm(plan, name), sets, storage)
+    return plan, storage, sets
+
+
+def _run(trial: Trial, images: Images, storage: Path) -> list[str]:
+    """What a command does with an open trial, with pictures that cost nothing; returns what was damaged."""
+    store, found = TrialStore(storage), list[str]()
+    if not StoreSnapshot(store).is_done(trial):
+        run_trial(trial, images, storage, on_damage=found.append)
+    with store.lock(trial.key):
+        found += store.mend(trial)
+        missing = store.read(trial.key).missing_figures(trial).values()
+        store.save_results(trial.key, {id_: store.make(trial.key, id_, lambda: _PICTURE) for id_ in missing})
+    return found
+
+
+def _content(storage: Path) -> dict[str, Any]:
+    """Everything that a trial's numbers rest on, without times."""
+    found: dict[str, Any] = {}
+    for path in sorted(storage.glob("trials/*/**/*")):
+        name = str(path.relative_to(storage))
+        if "damaged" in path.parts or not path.is_file():
+            continue
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                found[name] = {key: arrays[key].tobytes() for key in arrays.files}
+        elif path.suffix == ".safetensors":
+            found[name] = path.read_bytes()
+        elif path.name.startswith("evaluation-"):
+            found |= {id_: result["value"] for id_, result in json.loads(path.read_text()).items()}
+    return found
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "harm", [_flip, pytest.param(_cut, marks=pytest.mark.slow), pytest.param(_empty, marks=pytest.mark.slow)]
+)
+def test_a_damaged_file_of_every_kind_is_named_and_made_again(
+    finished: tuple[Plan, Path, Images], tmp_path: Path, harm: Any
+) -> None:  # fmt: skip
+    plan, whole, images = finished
+    storage, before = tmp_path / "s", _content(whole)
+    shutil.copytree(whole, storage)
+    harmed = []
+    for name in ("base", "p"):
+        files = sorted(path for path in TrialStore(storage).folder(arm(plan, name).key).rglob("*") if path.is_file())
+        kinds = {f"{path.parent.name}{path.suffix}" if path.parent.name in ("details", "figures") else path.name: path
+                 for path in files if path.name not in ("lock", ".checksums.lock", "checkpoint.pt", CHECKSUMS)}  # fmt: skip
+        harmed += kinds.values()
+    assert len(harmed) >= 11
+    for path in harmed:
+        harm(path)
+    snapshot = StoreSnapshot(TrialStore(storage))
+    snapshot.verify(plan.trials.values())
+    assert not snapshot.is_done(arm(plan, "base")) and snapshot.is_done(arm(plan, "n"))
+    noticed = snapshot.new_damage()
+    assert all(any(str(path) in line for line in noticed) for path in harmed) and snapshot.new_damage() == []
+    found = [line for name in ("base", "p", "n") for line in _run(arm(plan, name), images, storage)]
+    assert all(any(str(path) in line for line in found) for path in harmed)
+    assert _content(storage) == before
+    assert not _run(arm(plan, "base"), images, storage), "nothing is found twice"
+    assert (TrialStore(storage).folder(arm(plan, "base").key) / "damaged" / "trained.json").exists()
+
+
+def test_check_finds_sets_aside_and_counts(finished: tuple[Plan, Path, Images], tmp_path: Path) -> None:
+    plan, whole, images = finished
+    storage = tmp_path / "s"
+    shutil.copytree(whole, storage)
+    said: list[str] = []
+    assert check_storage(storage, said.append) and "everything is as it was written" in said
+    folder = TrialStore(storage).folder(arm(plan, "base").key)
+    for name in ("checkpoint.pt", "encoder.safetensors", CHECKSUMS):
+        _flip(folder / name)
+    said.clear()
+    assert main(["--check", "--storage", str(storage)]) == 1
+    assert check_storage(storage, said.append), "what was damaged is aside"
+    assert len(list((folder / "damaged").iterdir())) >= 1
+    _run(arm(plan, "base"), images, storage)
+    assert _content(storage) == _content(whole)
+
+
+def test_swapped_weights_are_noticed_even_if_their_checksum_was_swapped_too(
+    finished: tuple[Plan, Path, Images], tmp_path: Path
+) -> None:  # fmt: skip
+    plan, whole, _ = finished
+    storage = tmp_path / "s"
+    shutil.copytree(whole, storage)
+    store = TrialStore(storage)
+    one, other = (store.files(arm(plan, name).key) for name in ("base", "n"))
+    one.write_bytes("encoder.safetensors", other.read("encoder.safetensors") or b"")
+    assert "not the file of this training" in store.read(arm(plan, "base").key).verify()["encoder.safetensors"]
+
+
+@pytest.mark.slow
+def test_a_damaged_figure_is_drawn_again(finished: tuple[Plan, Path, Images], tmp_path: Path) -> None:
+    plan, whole, images = finished
+    storage, trial = tmp_path / "s", arm(plan, "p")
+    shutil.copytree(whole, storage)
+    for path in (TrialStore(storage).folder(trial.key) / "figures").iterdir():
+        _flip(path)
+    found = draw_figures(trial, images, storage)
+    assert len(found) == len(trial.figure_ids) and all("figures/" in line for line in found)
+    assert StoreSnapshot(TrialStore(storage)).is_drawn(trial) and draw_figures(trial, images, storage) == []
+
+
+def test_check_of_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check", "--storage", str(tmp_path / "absent")]) == 2
+    assert "no trials and no sweeps there" in capsys.readouterr().err
+
+
+def test_a_child_of_another_parent_than_the_present_one_is_trained_again(
+    finished: tuple[Plan, Path, Images], tmp_path: Path
+) -> None:  # fmt: skip
+    plan, whole, images = finished
+    storage, child, parent = tmp_path / "s", arm(plan, "n"), arm(plan, "base")
+    shutil.copytree(whole, storage)
+    store = TrialStore(storage)
+    weights, _ = load_encoder_weights(store.files(parent.key))
+    assert store.read(child.key).training.parent_encoder == store.files(parent.key).digest("encoder.safetensors")  # type: ignore[union-attr]
+    from sweeps.execution.weights import save_weights
+
+    other = {name: tensor + 0.01 if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    save_weights(store.files(parent.key), "encoder.safetensors", other)
+    snapshot = StoreSnapshot(store)
+    assert not snapshot.is_done(child) and snapshot.record(child).status == "open"
+    (line,) = _run(child, images, storage)
+    assert "another encoder of its parent" in line
+    assert StoreSnapshot(store).is_done(child)
+    assert record_of(store, child).training != record_of(TrialStore(whole), child).training
+    assert not torch.equal(load_encoder_weights(store.files(child.key))[0]["head.weight"],
+                           load_encoder_weights(TrialStore(whole).files(child.key))[0]["head.weight"])  # fmt: skip
+
+
+def test_a_parents_damaged_encoder_opens_the_parent_and_is_never_trained_with(
+    finished: tuple[Plan, Path, Images], tmp_path: Path
+) -> None:  # fmt: skip
+    plan, whole, images = finished
+    storage, child, parent = tmp_path / "s", arm(plan, "n"), arm(plan, "base")
+    shutil.copytree(whole, storage)
+    store = TrialStore(storage)
+    shutil.rmtree(store.folder(child.key))
+    encoder = store.folder(parent.key) / "encoder.safetensors"
+    _flip(encoder)
+    with pytest.raises(Exception, match=r"encoder.safetensors: its content is not what was written"):
+        run_trial(child, images, storage)
+    encoder.unlink()
+    assert not StoreSnapshot(store).is_done(parent), "gone is noticed without reading"
+    with pytest.raises(Exception, match=r"encoder.safetensors: it is gone"):
+        run_trial(child, images, storage)
+    for trial in (parent, child):
+        _run(trial, images, storage)
+    assert _content(storage) == _content(whole)
+
+
+def test_a_damaged_checkpoint_costs_epochs_and_nothing_else(finished: tuple[Plan, Path, Images], tmp_path: Path) -> None:
+    plan, whole, images = finished
+    storage, trial = tmp_path / "s", arm(plan, "base")
+
+    def die(record: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(trial, images, storage, on_epoch=die)
+    _cut(TrialStore(storage).folder(trial.key) / "checkpoint.pt")
+    seen: list[float] = []
+    found: list[str] = []
+    run_trial(trial, images, storage, on_epoch=lambda record: seen.append(record["epoch"]), on_damage=found.append)
+    assert seen == [1, 2] and len(found) == 1 and "checkpoint.pt" in found[0]
+    assert load_encoder_weights(TrialStore(storage).files(trial.key))[1] == load_encoder_weights(
+        TrialStore(whole).files(trial.key))[1]  # fmt: skip
+
+
+def test_records_of_another_shape_are_damage(finished: tuple[Plan, Path, Images], tmp_path: Path) -> None:
+    plan, whole, _ = finished
+    storage, trial = tmp_path / "s", arm(plan, "base")
+    for content in ("[]", "3", "{}", '{"history": 3}', '"x"', "null", '{"a": {"value": "x"}}', "[" * 2000, "\udcff"):
+        shutil.rmtree(storage, ignore_errors=True)
+        shutil.copytree(whole, storage)
+        folder = TrialStore(storage).folder(trial.key)
+        (folder / CHECKSUMS).unlink()
+        for path in folder.glob("*.json"):
+            path.write_bytes(content.encode("utf-8", "surrogateescape"))
+        state = TrialStore(storage).read(trial.key)
+        assert not state.is_done(trial) and state.record(trial).status == "open", content
+        assert "trained.json" in state.verify(), content
+
+
+def test_nothing_is_written_where_damage_is_only_shown(
+    finished: tuple[Plan, Path, Images], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    plan, whole, _ = finished
+    storage = tmp_path / "s"
+    shutil.copytree(whole, storage)
+    _flip(TrialStore(storage).folder(arm(plan, "base").key) / "trained.json")
+    before = sorted((str(path), path.stat().st_mtime_ns) for path in storage.rglob("*"))
+    snapshot = StoreSnapshot(TrialStore(storage))
+    assert not snapshot.is_done(arm(plan, "base"))
+    Console().print(*snapshot.new_damage())
+    assert "trained.json" in capsys.readouterr().out
+    assert sorted((str(path), path.stat().st_mtime_ns) for path in storage.rglob("*")) == before
