@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from core.causes import named_write_errors
 from core.locks import file_lock, remove_abandoned
 from core.paths import ensure_dir, is_remote, sync_folder
 
@@ -52,7 +53,7 @@ def atomic_write(path: Path, on_complete: Callable[[Path], None] | None = None) 
         remove_abandoned(left, left)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        with file_lock(temporary):
+        with file_lock(temporary), named_write_errors(path, temporary):
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())

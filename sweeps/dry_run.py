@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from rich.console import Console
-from rich.table import Table
 
 from sweeps.execution import cost
 from sweeps.formatting import duration
 from sweeps.planning.trial import Trial
+from sweeps.reporting.terminal_tables import TextColumn, show
 from sweeps.sweep_config import FIRST_SEEDS, SweepConfig
 
 
@@ -18,7 +18,7 @@ def show_plan(config: SweepConfig, console: Console) -> None:
     plan, snapshot = config.plan, config.snapshot
     done = [trial.key for trial in plan.requested_trials if snapshot.is_done(trial)]
     estimate = cost.estimate(plan, snapshot, done, gpu=config.gpus_per_trial > 0)
-    console.print(_table(config, done, estimate))
+    show(console, f"{plan.sweep_id}: {plan.grid.question}", _columns(config, done, estimate))
     share, per_trial, slots = _slots(config)
     hours = sum(estimate.seconds.values()) * share / 3600
     _say(
@@ -54,11 +54,9 @@ def _slots(config: SweepConfig) -> tuple[float, str, int]:
     return threads, "core", max(1, (os.cpu_count() or 1) // threads)
 
 
-def _table(config: SweepConfig, done: list[str], estimate: cost.Estimate) -> Table:
+def _columns(config: SweepConfig, done: list[str], estimate: cost.Estimate) -> list[TextColumn]:
     plan, snapshot = config.plan, config.snapshot
-    shown = Table(title=f"{plan.sweep_id}: {plan.grid.question}", title_justify="left")
-    for name in ("arm", "seed", "state", "needs", "differs from base", "estimate"):
-        shown.add_column(name)
+    rows = []
     for trial in plan.requested_trials:
         key = trial.key
         needs = [plan.trials[need].arm if need in plan.trials else f"{need} (kept)" for need in plan.dependencies(trial)]
@@ -67,8 +65,16 @@ def _table(config: SweepConfig, done: list[str], estimate: cost.Estimate) -> Tab
         drawn = "done" if snapshot.is_drawn(trial) else "to draw"
         state = drawn if key in done else "to evaluate" if snapshot.is_trained(key) else "to do"
         seconds = duration(estimate.seconds[key]) if key in estimate.seconds else ""
-        shown.add_row(arm, seed, state, ", ".join(needs), "; ".join(_differences(trial)), seconds)
-    return shown
+        rows.append((arm, seed, state, ", ".join(needs), "; ".join(_differences(trial)), seconds))
+    arms, seeds, states, needs_of, differences, estimates = (list(cells) for cells in zip(*rows, strict=True))
+    return [
+        TextColumn("arm", "arm", arms, needed=True, kind="name"),
+        TextColumn("seed", "seed", seeds, needed=True),
+        TextColumn("state", "state", states, needed=True),
+        TextColumn("needs", "needs", needs_of, kind="words"),
+        TextColumn("differs from base", "differs from base", differences, kind="words"),
+        TextColumn("estimate", "estimate", estimates),
+    ]
 
 
 def _differences(trial: Trial) -> list[str]:

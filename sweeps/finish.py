@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
+from sweeps import process
 from sweeps.analysis import contrasts
 from sweeps.analysis.arm_summary import summarize
 from sweeps.analysis.contrasts import Contrast
@@ -17,13 +17,14 @@ from sweeps.execution.runner import RunOutcome, SweepRunner
 from sweeps.planning.trial import Plan
 from sweeps.process import ExitCode
 from sweeps.provenance import command_line, git_commit
-from sweeps.reporting import tables
+from sweeps.reporting import tables, terminal_tables
 from sweeps.reporting.html_report import write_report
 from sweeps.reporting.report_input import ReportInput
 from sweeps.reporting.report_text import markdown
 from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.storage.records import LOST, TrialRecord, TrialStatus
 from sweeps.sweep_config import SweepConfig
+from sweeps.terminal import complain
 from sweeps.tracking import tracker as tracking
 from sweeps.tracking import uri
 from sweeps.tracking.parent_run import SweepSummary
@@ -95,6 +96,13 @@ def _records(
         config.snapshot.record(trial, skipped=outcome.skipped.get(key), pruned=pruned.get(key))
         for key, trial in plan.trials.items()
     ]
+    # A reason that could not be written to the store, say because the disk is full, is known to this command alone.
+    records = [
+        replace(record, status=TrialStatus.FAILED, reason=outcome.failed[record.trial.key])
+        if record.status == TrialStatus.PENDING and record.trial.key in outcome.failed
+        else record
+        for record in records
+    ]
     # The tables also show the trials that earlier commands ran for this sweep.
     return [r for r in records if r.status != TrialStatus.PENDING or r.trial.key in plan.requested]
 
@@ -158,10 +166,16 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
+    *csv_files, report = files
+    by_name = {file.name: file for file in csv_files}
     if results.search_result is not None:
-        console.print(tables.points_table(results.search_result))
+        search = results.search_result.search
+        terminal_tables.show(console, f"points of the search for {' and '.join(search.objectives)}",
+                             terminal_tables.points_columns(results.search_result), str(by_name["points.csv"]))  # fmt: skip
     verdicts = {contrast.arm: contrast.verdict for contrast in results.contrasts if contrast.n > 1}
-    console.print(tables.table(results.plan, summarize(results.compared), verdicts))
+    columns = terminal_tables.results_columns(results.plan, summarize(results.compared), verdicts)
+    title = f"{results.plan.sweep_id}: {results.plan.grid.question}"
+    terminal_tables.show(console, title, columns, str(by_name["table.csv"]))
     for line in config.snapshot.new_damage():
         say(f"{line}; the same command without --report-only makes it again")
     for title, name, problem in results.problems:
@@ -172,7 +186,6 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
     devices = {record.training.device for record in results.records if record.training}
     if len(devices) > 1:
         say(f"trials ran on different kinds of device: {'; '.join(sorted(devices))}")
-    *csv_files, report = files
     say(f"tables: {'  '.join(map(str, csv_files))}")
     say(f"report: {report}")
     say(f"compare: {uri.ui_command(config.tracking_uri)}")
@@ -183,11 +196,12 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
 def _exit_code(config: SweepConfig, results: _Results, outcome: RunOutcome, tracker: Tracker) -> ExitCode:
     """Return the exit code; print to stderr if MLflow lacks results or the command was interrupted."""
     if tracker.problem:
-        print(f"error: MLflow lacks part of the results ({tracker.problem}); they are in the storage, and the same command "
-              "adds them", file=sys.stderr)  # fmt: skip
+        complain(f"error: MLflow lacks part of the results ({tracker.problem}); they are in the storage, and the same command "
+                 "adds them")  # fmt: skip
     if outcome.interrupted:
-        print(f"interrupted; continue with: {command_line()}", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        code, text = process.interruption()
+        complain(text)
+        return code
     complete = all(
         record.status == TrialStatus.PRUNED or (record.status == TrialStatus.DONE and config.snapshot.is_done(record.trial))
         for record in results.records

@@ -6,31 +6,34 @@ the same command again continues the sweep where the command before ended, even 
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Sequence
 
 from sweeps import process
 
 if __name__ == "__main__":
-    process.exit_on_sigint()  # until everything is imported, which takes seconds
+    process.exit_on_signals()  # until everything is imported, which takes seconds
 
 from rich.console import Console
 
+from core.causes import explain
 from core.errors import InputError
+from sweeps import terminal
 from sweeps.command_line import CommandLine, fields_table, parse
 from sweeps.process import ExitCode
 from sweeps.provenance import command_line
+from sweeps.terminal import complain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0 all trials done, 1 some failed, 2 the command or an input is wrong, 130 interrupted.
+        The exit code: 0 all trials done, 1 some failed, 2 the command or an input is wrong, 130 interrupted (129 by SIGHUP, 143
+        by SIGTERM).
     """
     command = parse(arguments)  # before the rest is imported, so that --help comes at once
-    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+    console = terminal.make_console()
     try:
         if command.list_grids or command.list_fields:
             _list(command, console)
@@ -38,16 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _check(command, console) if command.check else _run_sweep(command, console)
     except InputError as error:
         for text in error.errors:
-            print(f"error: {text}", file=sys.stderr)
+            complain(f"error: {text}")
         return ExitCode.WRONG_INPUT
     except KeyboardInterrupt:
-        print(f"\ninterrupted; continue with: {command_line()}", file=sys.stderr)
-        return ExitCode.INTERRUPTED
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        hint = "make the file system writable" if error.errno == errno.EROFS else "free some space"
-        print(f"error: {error}; {hint}, then run the same command again to continue", file=sys.stderr)
+        code, text = process.interruption()
+        complain(f"\n{text}")
+        return code
+    except (OSError, MemoryError) as error:
+        complain(f"error: {explain(error)}; then continue with: {command_line()}")
         return ExitCode.FAILED
 
 
@@ -78,12 +79,13 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
     from sweeps.sweep_config import check
     from sweeps.tracking.tracker import Tracker
 
-    process.restore_sigint()
+    process.interrupt_on_signals()
     config = check(command)
     console.print(config.introduction, highlight=False)
     if config.dry_run:
         show_plan(config, console)
         return ExitCode.DONE
+    terminal.say_when_unread(f"nobody reads the output any more; the sweep goes on, its results are in {config.storage}")
     store, plan, search_result = config.snapshot.store, config.plan, None
     store.remove_scratch()
     # MLflow's thread computes much. With Python's default switch interval of 5 ms, Tune's loop would wait for it noticeably.
@@ -107,6 +109,7 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
 
 
 if __name__ == "__main__":
+    terminal.prepare_streams()
     code = main()
-    process.ignore_sigint()
-    sys.exit(code)
+    process.ignore_signals()
+    sys.exit(code if code or terminal.is_complete() else ExitCode.FAILED)

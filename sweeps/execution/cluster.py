@@ -26,12 +26,13 @@ _ANSWER_SECONDS = 120.0  # for a node's first worker process to start, which imp
 _CODE = ("core", "evaluation", "sweeps")
 #: Environment variables that Tune reads when it runs; values that the user has set are kept. In order: all ready trials may
 #: wait for resources, so that an autoscaler sees them; none of Tune's loggers writes files; Tune's own state, which is never
-#: read, is written only at the end; Tune prints nothing.
+#: read, is written only at the end; Tune prints nothing; signals are handled by :mod:`sweeps.process`.
 _TUNE_ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
 
@@ -57,7 +58,7 @@ def connect(address: str | None) -> None:
     if ray.is_initialized():
         return
     if address is None:
-        with process.defer_sigint():
+        with process.defer_signals():
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         return
     ray_private.offer_token()
@@ -74,6 +75,7 @@ def connect(address: str | None) -> None:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--address {address}: no Ray cluster answers there ({reason})") from None
+    process.interrupt_on_signals()  # ray.init has set a handler of its own
 
 
 def _import_all_code() -> None:

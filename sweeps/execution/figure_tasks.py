@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
+from core.causes import explain
 from evaluation.per_image import DETAILS, Arrays, derive
 from evaluation.trial_figures import FigureInputs, draw, needed_details
 from sweeps import process
@@ -125,8 +126,9 @@ class FigureTasks(SweepCallback):
             try:
                 damage = ray.get(reference)
             except (ray.exceptions.RayError, OSError) as error:
+                cause = getattr(error, "cause", error)
                 lines = [line for line in str(error).strip().splitlines() if line.strip()]
-                failed[trial.key] = lines[-1] if lines else type(error).__name__
+                failed[trial.key] = explain(cause) if isinstance(cause, OSError) else (lines or [type(error).__name__])[-1]
                 damage = []
             for callback, found in product(self._callbacks, damage):
                 callback.on_damage(trial, found)

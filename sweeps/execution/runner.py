@@ -11,6 +11,7 @@ from rich.console import Console
 
 from core.errors import InputError
 from core.paths import ensure_dir
+from sweeps import process
 from sweeps.execution import cost
 from sweeps.execution.callbacks import SweepCallback
 from sweeps.execution.options import ExecutionOptions, Rungs
@@ -18,7 +19,7 @@ from sweeps.execution.progress import Progress
 from sweeps.formatting import duration
 from sweeps.planning.trial import Plan, Trial
 from sweeps.storage.image_sets import Images, load_images
-from sweeps.storage.records import TrialRecord, TrialStatus
+from sweeps.storage.records import TrialRecord
 from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.storage.trial_store import TrialStore
 
@@ -32,11 +33,13 @@ class RunOutcome:
 
     Attributes:
         skipped: key of each trial that was not tried -> why.
+        failed: key of each trial that failed -> why.
         undrawn: key of each trial whose figures could not be drawn -> why.
-        interrupted: whether a Ctrl-C ended a run.
+        interrupted: whether a signal ended a run.
     """
 
     skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     undrawn: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -116,6 +119,10 @@ class SweepRunner:
             self._run(plan, done, open_keys, undrawn, source, rungs, draw=draw)
         except KeyboardInterrupt:
             self.outcome.interrupted = True
+        except Exception:
+            if process.received_signal() is None:
+                raise
+            self.outcome.interrupted = True  # what got the same signal failed: Ray's own processes, say
         finally:
             self._snapshot.clear()  # this run, and other drivers meanwhile, changed the store
 
@@ -138,7 +145,7 @@ class SweepRunner:
                 figure_tasks.on_trial_end(self._snapshot.record(plan.trials[key]))
             interrupted = False
             if open_keys or source is not None:
-                skipped, interrupted = tune_backend.run(
+                skipped, failed, interrupted = tune_backend.run(
                     plan,
                     cost.critical_path_order(plan, estimate.seconds),
                     self._images,
@@ -148,11 +155,8 @@ class SweepRunner:
                     rungs=rungs,
                 )
                 self.outcome.skipped |= skipped
-            # Tune returns normally after a Ctrl-C, which shows only in trials that are neither done, failed nor skipped.
-            records = [
-                store.read(key).record(plan.trials[key], skipped=self.outcome.skipped.get(key)) for key in open_keys
-            ]  # fmt: skip
-            self.outcome.interrupted = interrupted or any(record.status == TrialStatus.PENDING for record in records)
+                self.outcome.failed |= failed
+            self.outcome.interrupted = interrupted
             if not self.outcome.interrupted:
                 for callback in callbacks:
                     callback.on_all_trials_end()

@@ -74,13 +74,18 @@ class TrialQueue:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the run ended (by a Ctrl-C) while trials were waiting, running, or still to come from the source."""
+        """Whether the run ended (by a signal) while trials were waiting, running, or still to come from the source."""
         return bool(self._waiting or self._running) or (self._source is not None and self._source.remaining > 0)
 
     @property
     def skipped(self) -> dict[str, str]:
         """Key of each trial that was not tried -> why."""
         return dict(self._skipped)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Key of each trial that failed -> why; the store does not have the reason where it could not be written there."""
+        return {key: record.reason or "failed" for key, record in self._records.items() if record.status == TrialStatus.FAILED}
 
     # -- what runs next --------------------------------------------------------------------------------------------------
 

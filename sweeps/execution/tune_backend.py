@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import platform
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from core.causes import explain
 from core.paths import is_remote
 from sweeps import process
 from sweeps.execution import cluster, ray_private
@@ -46,7 +49,7 @@ def run(
     *,
     source: TrialSource | None = None,
     rungs: Rungs | None = None,
-) -> tuple[dict[str, str], bool]:
+) -> tuple[dict[str, str], dict[str, str], bool]:
     """Run the open trials on the connected cluster.
 
     Args:
@@ -59,7 +62,7 @@ def run(
         rungs: see :func:`sweeps.execution.worker.run_trial`.
 
     Returns:
-        Key of each skipped trial -> why; and whether the run was interrupted.
+        Key of each skipped trial -> why; key of each failed trial -> why; and whether the run was interrupted.
     """
     store = TrialStore(options.storage)
     queue = TrialQueue(plan, open_keys, store, callbacks, source, _slot_counter(plan, options.gpus_per_trial))
@@ -86,9 +89,21 @@ def run(
                 failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
             ),
         )
-        with ray_private.treat_oom_kill_as_actor_death():
+        with ray_private.treat_oom_kill_as_actor_death(), _stopped_by_signals():
             tuner.fit()
-    return queue.skipped, queue.interrupted
+    return queue.skipped, queue.failed, queue.interrupted
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Within the block a signal raises nothing, which Ray might discard: :class:`_TuneCallback` sees it and stops Tune."""
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        with process.stop_on_signals(lambda: None):
+            yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, before)  # Tune leaves a handler of its own
 
 
 def _trainable(
@@ -114,7 +129,7 @@ def _trainable(
                 rungs=rungs if trial.validation_only else None,
             )
         except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            reason = _reason(error)
             with suppress(OSError):
                 TrialStore(storage).save_failure(trial.key, reason, traceback.format_exc())
             # Reported, not raised: after an exception Tune would retry the trial, which would fail again.
@@ -122,6 +137,12 @@ def _trainable(
         tune.report({"done": True})  # else Tune prints a line for a trial that reported nothing
 
     return trainable
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+        return f"{type(error).__name__}: {explain(error)}"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 class _DependencySearcher(Searcher):
@@ -155,6 +176,10 @@ class _TuneCallback(tune.Callback):
 
     def __init__(self, queue: TrialQueue) -> None:
         self._queue = queue
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if process.received_signal() is not None:
+            signal.raise_signal(signal.SIGUSR1)  # Tune ends its loop; the trials that run are stopped, and keep what they saved
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._queue.trial_started(trial.config[_KEY])

@@ -1,16 +1,13 @@
-"""Tables made from records: the printed table, CSV files, a LaTeX table, and the metrics of the parent run."""
+"""Tables made from records: CSV files, a LaTeX table, and the metrics of the parent run."""
 
 from __future__ import annotations
 
 import csv
 import io
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from statistics import mean, stdev
-
-from rich.table import Table
 
 from evaluation.evaluate import METRICS
 from sweeps.analysis.arm_summary import ArmSummary, deviation, summarize
@@ -20,7 +17,7 @@ from sweeps.planning.trial import Plan
 from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.storage.records import LOST, TrialRecord, TrialStatus
 
-#: Columns of the printed table, the three that matter most first.
+#: Columns of the tables, the three that matter most first.
 COLUMNS = (
     "probe_accuracy",
     "anomaly_auc",
@@ -34,31 +31,6 @@ COLUMNS = (
 def columns_of(plan: Plan) -> list[str]:
     """Return the metrics of the sweep's tables: COLUMNS, after the primary metric if that is not one of them."""
     return list(dict.fromkeys(COLUMNS if plan.grid.primary in COLUMNS else (plan.grid.primary, *COLUMNS)))
-
-
-def table(plan: Plan, summaries: Sequence[ArmSummary], verdicts: Mapping[str, str]) -> Table:
-    """Return the table to print at the end: mean, standard deviation over several seeds, and each arm's verdict, if any."""
-    shown = Table(title=f"{plan.sweep_id}: {plan.grid.question}", title_justify="left")
-    shown.add_column("arm", no_wrap=True)
-    shown.add_column("n", justify="right")
-    for name in columns_of(plan):
-        shown.add_column(name.replace("_", " "), justify="right")
-    if verdicts:
-        shown.add_column(f"{plan.grid.primary.replace('_', ' ')} to base")
-    if any(summary.state != TrialStatus.DONE for summary in summaries):
-        shown.add_column("state")
-    for summary in summaries:
-        cells = [summary.arm, str(len(summary.done))]
-        cells += [cell(summary, name) for name in columns_of(plan)]
-        cells += [verdicts.get(summary.arm, "")] if verdicts else []
-        if len(shown.columns) > len(cells):
-            lost = next(
-                (record.reason for record in summary.records if record.status in LOST),
-                None,
-            )
-            cells.append(summary.state + (f": {textwrap.shorten(lost, 60)}" if lost else ""))
-        shown.add_row(*cells)
-    return shown
 
 
 def cell(summary: ArmSummary, name: str) -> str:
@@ -115,19 +87,6 @@ def write_points(path: Path, result: SearchResult) -> Path:
     """Write a search's points as CSV, one row for each point; return the path."""
     head, rows = result.rows()
     return _write(path, _csv([head, *rows]))
-
-
-def points_table(result: SearchResult) -> Table:
-    """Return the table of a search's points for the console."""
-    objectives = result.search.objectives
-    shown = Table(title=f"points of the search for {' and '.join(objectives)}", title_justify="left")
-    head, rows = result.rows()
-    for name in head:
-        shown.add_column(name)
-    for row in rows:
-        cells = zip(head, row, strict=True)
-        shown.add_row(*(f"{float(text):.4f}" if name in objectives and text else text for name, text in cells))
-    return shown
 
 
 def _write(path: Path, text: str) -> Path:

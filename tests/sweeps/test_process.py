@@ -15,7 +15,7 @@ from sweeps import process
 
 def test_a_ctrl_c_waits_for_the_end_of_the_block_and_leaves_loggings_lock_free() -> None:
     ended = False
-    with pytest.raises(KeyboardInterrupt), process.defer_sigint():
+    with pytest.raises(KeyboardInterrupt), process.defer_signals():
         for _ in range(20):
             subprocess.run(["true"], preexec_fn=lambda: os.kill(os.getppid(), signal.SIGINT), check=True)
         ended = True
@@ -29,7 +29,7 @@ def test_a_ctrl_c_waits_for_the_end_of_the_block_and_leaves_loggings_lock_free()
 def test_a_ctrl_c_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with process.defer_sigint():
+        with process.defer_signals():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
