@@ -49,8 +49,8 @@ def atomic_write(path: Path, on_complete: Callable[[Path], None] | None = None) 
             _upload(local, path)
         return
     ensure_dir(path.parent)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        remove_abandoned(left, left)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+        remove_abandoned(left)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with file_lock(temporary), named_write_errors(path, temporary):

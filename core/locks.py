@@ -1,18 +1,26 @@
-"""Locks among the processes of one machine, and folders that vanish with the process that made them."""
+"""Locks among the processes of one machine, and folders that vanish with the process that made them.
+
+Only what is ours is removed: a file or folder of this user, which carries our mark and which no process holds. No link is
+followed, for the folder of temporary files is shared with other users.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from core.errors import InputError
 from core.paths import ensure_dir, is_remote
 
-_LOCK = "lock"  # in a scratch folder, held as long as its process lives
+_NAME = "vicreg-sweeps-"  # begins the name of a scratch folder
+_MARK = ".vicreg-sweeps-scratch"  # in a scratch folder, held as long as its process lives
+_MAGIC = b"A scratch folder of vicreg-sweeps: any of its commands may remove it when the process that made it is gone.\n"
 
 
 @contextmanager
@@ -26,14 +34,16 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator
     A lock of the operating system (flock): it is free at once when its process dies, however that dies. Where the file system
     knows no locks, nothing is locked; files are whole all the same, and at worst something is made twice. What lies behind a
     URL is locked among the processes of one user on one machine, by a temporary file.
+
+    Raises:
+        InputError: if the lock of a URL cannot be kept safely (:func:`private_folder`).
     """
     import fcntl
 
     if is_remote(path):
-        name = hashlib.sha256(str(path).encode()).hexdigest()[:20]
-        path = Path(tempfile.gettempdir()) / f"vicreg-sweeps-locks-{os.getuid()}" / name
+        path = private_folder() / f"{hashlib.sha256(str(path).encode()).hexdigest()[:20]}.lock"
     ensure_dir(path.parent)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -46,33 +56,86 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator
         yield
 
 
+def private_folder() -> Path:
+    """A folder among this machine's temporary files that this user alone can enter; made where it is missing.
+
+    Raises:
+        InputError: if something else has its name: another user may have put it there to have files written or removed.
+    """
+    path = Path(tempfile.gettempdir()) / f"{_NAME}{os.geteuid()}"
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077:
+        return path
+    raise InputError(
+        f"{path}: it is no folder that this user alone can enter, and locks kept there might be another's trap; remove it, or "
+        "set TMPDIR to a folder of your own"
+    )
+
+
 @contextmanager
-def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+def scratch_folder(parent: Path, kind: str) -> Iterator[Path]:
     """Yields a new folder that vanishes when the block ends; where its process dies, :func:`remove_scratch` removes it.
 
     Below ``parent``, or among this machine's temporary files where that is a URL's.
     """
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=None if is_remote(parent) else parent))
+    import fcntl
+
+    folder = Path(tempfile.mkdtemp(prefix=f"{_NAME}{kind}-", dir=_scratch_parent(parent)))
     try:
-        with file_lock(folder / _LOCK):
+        with (folder / _MARK).open("xb") as mark:
+            with suppress(OSError):  # a file system without locks: nobody will remove the folder
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mark.write(_MAGIC)
+            mark.flush()
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_scratch(parent: Path, prefix: str) -> None:
-    """Removes the scratch folders of processes that died."""
-    for left in (Path(tempfile.gettempdir()) if is_remote(parent) else parent).glob(f"{prefix}*"):
-        remove_abandoned(left, left / _LOCK)
+def remove_scratch(parent: Path, kind: str) -> None:
+    """Removes the scratch folders of that kind whose processes died; see :func:`scratch_folder`."""
+    place = _scratch_parent(parent)
+    if not place.is_dir():
+        return
+    with os.scandir(place) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(f"{_NAME}{kind}-")]
+    for name in names:
+        with suppress(OSError), _held(place / name / _MARK) as (file, _):
+            if os.pread(file, len(_MAGIC) + 1, 0) == _MAGIC:
+                shutil.rmtree(place / name)
 
 
-def remove_abandoned(path: Path, lock: Path) -> None:
-    """Removes a file or folder that a process left which had ``lock`` locked and died; where locks are unknown, nothing."""
+def remove_abandoned(path: Path) -> None:
+    """Removes a file that a process left which had it locked and died; where locks are unknown, nothing."""
+    with suppress(OSError), _held(path.parent.resolve() / path.name) as (_, folder):
+        os.unlink(path.name, dir_fd=folder)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[tuple[int, int]]:
+    """Within the block a file is locked; yields its descriptor and its folder's.
+
+    Raises:
+        OSError: if another process holds it, it is no regular file, it or its folder is another user's, or either is a link.
+    """
     import fcntl
 
-    with suppress(OSError), lock.open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        file = os.open(path.name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        try:
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode) or {found.st_uid, os.fstat(folder).st_uid} != {os.geteuid()}:
+                raise PermissionError(f"{path}: not ours")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file, folder
+        finally:
+            os.close(file)
+    finally:
+        os.close(folder)
+
+
+def _scratch_parent(parent: Path) -> Path:
+    return private_folder() if is_remote(parent) else parent

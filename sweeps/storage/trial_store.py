@@ -38,7 +38,7 @@ from sweeps.storage.checked_folder import ASIDE, CheckedFolder
 from sweeps.storage.records import MetricResult, TrainingRecord
 from sweeps.storage.trial_state import ENCODER, FITTED, OLD_ENCODER, TrialState, product_name
 
-_SCRATCH = "tune-"  # prefix of temporary folders: in the storage or, if that is a URL, among this machine's temporary files
+_SCRATCH = "tune"  # kind of temporary folders: in the storage or, if that is a URL, among this machine's temporary files
 
 #: Why a trial is trained again though nothing of it is damaged.
 OTHER_PARENT = "it was trained with another encoder of its parent than the present one"

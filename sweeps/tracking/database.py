@@ -31,10 +31,10 @@ def create_database(path: Path) -> None:
     """
     from mlflow import MlflowClient
 
-    remove_scratch(path.parent, ".mlflow-")
+    remove_scratch(path.parent, "mlflow")
     if path.exists():
         return
-    with scratch_folder(path.parent, ".mlflow-") as folder:
+    with scratch_folder(path.parent, "mlflow") as folder:
         MlflowClient(f"{_SQLITE}{folder / path.name}").search_experiments()
         with atomic_write(path) as temporary:
             shutil.copyfile(folder / path.name, temporary)

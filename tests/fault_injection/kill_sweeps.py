@@ -540,7 +540,7 @@ def _difference(one: Any, other: Any) -> str:
 
 
 def _of_leavings(command: Command) -> Iterator[str]:
-    for path in [*command.folder.rglob(".*.tmp"), *command.data.rglob(".*.tmp"), *command.storage.glob("tune-*")]:
+    for path in [*command.folder.rglob(".*.tmp"), *command.data.rglob(".*.tmp"), *command.storage.glob("vicreg-sweeps-*")]:
         yield f"left behind: {path}"
 
 

@@ -1,0 +1,113 @@
+"""Locks and scratch folders: free when their process dies, and nothing is removed that is not ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from core.errors import InputError
+from core.locks import file_lock, private_folder, remove_scratch, scratch_folder
+
+DIES = (
+    "import os, signal, sys; from pathlib import Path; from core.locks import scratch_folder\n"
+    "with scratch_folder(Path(sys.argv[1]), 'tune'):\n    os.kill(os.getpid(), signal.SIGKILL)"
+)
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"vicreg-sweeps-{os.geteuid()}"
+
+
+def test_a_scratch_folder_vanishes_with_its_block_or_after_its_process(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False, timeout=60)
+    (dead,) = tmp_path.iterdir()
+    with scratch_folder(tmp_path, "tune") as alive:
+        remove_scratch(tmp_path, "mlflow")
+        assert dead.exists(), "another kind"
+        remove_scratch(tmp_path, "tune")
+        assert list(tmp_path.iterdir()) == [alive]
+    assert not alive.exists()
+
+
+def test_only_folders_with_our_mark_are_removed(tmp_path: Path) -> None:
+    """Of earlier versions, every folder tune-* with an unlocked file named lock was, whatever it held."""
+    (tmp_path / "elsewhere").mkdir()
+    subprocess.run([sys.executable, "-c", DIES, str(tmp_path / "elsewhere")], check=False, timeout=60)
+    (real,) = (tmp_path / "elsewhere").iterdir()
+    mark = next(real.iterdir())
+    storage = tmp_path / "storage"
+    names = ("tune-results", "vicreg-sweeps-tune-empty", "vicreg-sweeps-tune-other", "vicreg-sweeps-tune-link")
+    for name in names:
+        (storage / name).mkdir(parents=True)
+        (storage / name / "lock").touch()
+    (storage / names[2] / mark.name).write_text("something else")
+    (storage / names[3] / mark.name).symlink_to(mark)
+    (storage / "vicreg-sweeps-tune-whole").symlink_to(real)
+    remove_scratch(storage, "tune")
+    assert {path.name for path in storage.iterdir()} == {*names, "vicreg-sweeps-tune-whole"} and mark.exists()
+    real.rename(storage / real.name)
+    remove_scratch(storage, "tune")
+    assert not (storage / real.name).exists(), "a real one is"
+
+
+def test_what_another_user_left_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False, timeout=60)
+    (dead,) = tmp_path.iterdir()
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    remove_scratch(tmp_path, "tune")
+    assert dead.exists()
+
+
+def test_the_private_folder_is_this_users_alone(temporary: Path) -> None:
+    assert private_folder() == temporary and temporary.stat().st_mode & 0o777 == 0o700
+    assert private_folder() == temporary, "and is used again"
+
+
+@pytest.mark.parametrize("trap", ["link", "open", "file", "another's"])
+def test_a_trap_in_the_folder_of_temporary_files_is_named(trap: str, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CWE-379: the name can be foreseen, and anyone may write where temporary files are."""
+    if trap == "link":
+        (temporary.parent / "elsewhere").mkdir(mode=0o700)
+        temporary.symlink_to(temporary.parent / "elsewhere")
+    elif trap == "file":
+        temporary.touch(mode=0o600)
+    else:
+        temporary.mkdir(mode=0o700 if trap == "another's" else 0o777)
+        temporary.chmod(0o700 if trap == "another's" else 0o777)
+    if trap == "another's":
+        user = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+        temporary.rename(temporary.with_name(f"vicreg-sweeps-{user + 1}"))
+    with pytest.raises(InputError, match="TMPDIR"):
+        private_folder()
+
+
+def test_a_lock_of_a_process_that_died_is_free_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from core.locks import file_lock\n"
+        "with file_lock(Path('lock')):\n    print('held', flush=True)\n    time.sleep(600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    taken = threading.Event()
+
+    def take() -> None:
+        with file_lock(tmp_path / "lock"):
+            taken.set()
+
+    waiting = threading.Thread(target=take, daemon=True)
+    waiting.start()
+    assert not taken.wait(0.5), "held by another process"
+    holder.kill()
+    assert taken.wait(5), "free as soon as it is dead"
+    holder.wait()
