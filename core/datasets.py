@@ -6,8 +6,10 @@ and keeps the arrays below ``data_dir``. Naming and validating one costs nothing
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core import digits_m, folders, torchvision_datasets
-from core.errors import InputError
+from core.causes import explain
+from core.errors import InputError, UnwritableError
+from core.paths import expand_home
 
 FOLDER = "folder:"
 #: The share of the train images that is held out as validation.
@@ -117,8 +121,14 @@ def is_dataset(name: str, *, anomalies: bool) -> bool:
 
 
 def normal_name(name: str) -> str:
-    """One name for one folder: ``folder:a//b/`` is ``folder:a/b``."""
-    return FOLDER + os.path.normpath(name.removeprefix(FOLDER)) if name.startswith(FOLDER) and name != FOLDER else name
+    """One name for one folder: ``folder:a//b/`` is ``folder:a/b``, and ``folder:~/a`` is the folder in the home folder.
+
+    Raises:
+        InputError: if there is no such home folder.
+    """
+    if not name.startswith(FOLDER) or name == FOLDER:
+        return name
+    return FOLDER + os.path.normpath(expand_home(name.removeprefix(FOLDER)))
 
 
 def describe_datasets(*, anomalies: bool) -> str:
@@ -133,7 +143,8 @@ def identify(name: str, data_dir: Path, *, anomalies: bool = False) -> str:
         InputError: for a folder that is missing or not laid out as a data set.
     """
     if name.startswith(FOLDER):
-        return "folder-" + folders.content_hash(Path(name.removeprefix(FOLDER)), data_dir, anomalies=anomalies)
+        with _kept(name, data_dir):
+            return "folder-" + folders.content_hash(Path(name.removeprefix(FOLDER)), data_dir, anomalies=anomalies)
     return f"{name}-{DATASETS[name].version}"
 
 
@@ -150,9 +161,23 @@ def load(name: str, data_dir: Path, split: str) -> ImageSet:
     Raises:
         InputError: if it cannot be had, or an image is broken.
     """
-    if name.startswith(FOLDER):
-        return ImageSet(*folders.load(Path(name.removeprefix(FOLDER)), data_dir, split))
-    return DATASETS[name].load(data_dir, split)
+    with _kept(name, data_dir):
+        if name.startswith(FOLDER):
+            return ImageSet(*folders.load(Path(name.removeprefix(FOLDER)), data_dir, split))
+        return DATASETS[name].load(data_dir, split)
+
+
+@contextmanager
+def _kept(name: str, data_dir: Path) -> Iterator[None]:
+    """Within the block, in which something may have to be kept below ``data_dir``, raises UnwritableError if it cannot be."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise UnwritableError(
+            f"--data {data_dir}: {name} is not kept there yet, and cannot be ({explain(error)}); name another folder"
+        ) from None
 
 
 def load_anomalies(name: str, data_dir: Path) -> ImageSet:
@@ -175,6 +200,8 @@ def load_validation_anomalies(name: str, data_dir: Path) -> ImageSet | None:
     else:
         try:
             train = load(name, data_dir, "train")
+        except UnwritableError:
+            raise
         except InputError:  # its test files may be all that is there
             return None
     return train.take(split_validation(train)[1])

@@ -1,4 +1,4 @@
-"""The two exceptions whose messages are written for the user."""
+"""The exceptions whose messages are written for the user."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple[type[InputError], tuple[tuple[str, ...]]]:
         return type(self), (self.errors,)
+
+
+class UnwritableError(InputError):
+    """Something has to be kept in a folder that this user cannot write."""
 
 
 class NonFiniteLossError(RuntimeError):

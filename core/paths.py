@@ -8,10 +8,41 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from core.errors import InputError
+
 
 def is_remote(path: Path) -> bool:
     """Whether a path is a URL's and not one of the file system."""
     return not isinstance(path, os.PathLike)
+
+
+def expand_home(text: str) -> str:
+    """A path with the home folder in place of ``~`` or ``~user`` at its beginning.
+
+    Raises:
+        InputError: if there is no such home folder.
+    """
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        whose = text.partition("/")[0].removeprefix("~")
+        reason = f"there is no user {whose} with a home" if whose else "this user has no home folder, and HOME is not set"
+        raise InputError(f"{text}: {reason}; write the whole path") from None
+
+
+def local_path(text: str) -> Path:
+    """The path that a user wrote, with the home folder in place of ``~``.
+
+    Raises:
+        InputError: if there is no such home folder, or it is no path: empty, or with a line end or another control character.
+    """
+    if not text:
+        raise InputError("an empty path names no place; write . for this folder")
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
+        raise InputError(f"{text!r}: a path with a line end or another control character cannot be used")
+    return Path(expand_home(text))
 
 
 def ensure_dir(path: Path) -> None:

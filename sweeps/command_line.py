@@ -17,7 +17,7 @@ from core.pairing import PAIRINGS
 from evaluation.evaluate import METRICS
 from evaluation.per_image import DETAILS
 from evaluation.trial_figures import FIGURES
-from sweeps.storage.location import storage_path
+from sweeps.storage.location import folder_path, storage_path
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         help="read every file of the storage; move damaged ones aside to be made again; no --grid needed")  # fmt: skip
     add("--storage", type=storage_path, default=Path("results"), metavar="DIR|URL",
         help="where results go: a folder, or s3://... or gs://...; default: %(default)s")  # fmt: skip
-    add("--data", dest="data_dir", type=Path, default=_default_data_dir(), metavar="DIR",
+    add("--data", dest="data_dir", type=folder_path, default=_default_data_dir(), metavar="DIR",
         help="where data sets are, or are downloaded to; default: %(default)s")  # fmt: skip
     add("--tracking-uri", metavar="URI", help="MLflow's database or server; default: sqlite in the storage")
     add("--address", metavar="ADDRESS", help="address of a running Ray cluster; default: Ray on this machine alone")
@@ -157,4 +157,9 @@ def _field_lines(key: str, default: Any, description: str | None) -> list[str]:
 
 
 def _default_data_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vicreg-sweeps"
+    """Return the folder for data sets in the user's cache; below / for a user without a home, as if HOME were /."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path("/")
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "vicreg-sweeps"

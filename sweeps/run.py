@@ -65,7 +65,7 @@ def _list(command: CommandLine, console: Console) -> None:
 def _check(command: CommandLine, console: Console) -> int:
     from sweeps.storage.check import check_storage
 
-    process.restore_sigint()
+    process.interrupt_on_signals()
     intact = check_storage(command.storage, lambda line: console.print(line, highlight=False, soft_wrap=True))
     return ExitCode.DONE if intact else ExitCode.FAILED
 

@@ -184,13 +184,13 @@ def check(command: CommandLine) -> SweepConfig:
 
 def _check_places(command: CommandLine, errors: _Errors) -> str:
     """Check the storage, the data folder and MLflow's URI; return the URI."""
-    tracking_uri = errors.collect(lambda: command.tracking_uri or uri.default_uri(command.storage), "")
+    tracking_uri = errors.collect(lambda: uri.resolve_uri(command.tracking_uri, command.storage), "")
     if not command.dry_run and tracking_uri:
         errors.collect(lambda: uri.check_uri(tracking_uri), None)
     errors.collect(lambda: check_folder("--storage", command.storage, write=not command.dry_run), None)
     if is_remote(command.storage):
         errors.raise_if_any()  # planning reads the storage
-    errors.collect(lambda: check_folder("--data", command.data_dir), None)
+    errors.collect(lambda: check_folder("--data", command.data_dir, write=False), None)  # a full cache is only read
     return tracking_uri
 
 

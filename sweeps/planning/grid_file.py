@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from core.config import TrialConfig, did_you_mean
 from core.errors import InputError
+from core.paths import expand_home
 from evaluation.evaluate import METRICS
 from sweeps.planning.arms import expand_arms, expanded_arms, list_axes
 from sweeps.planning.claim import parse_claim
@@ -50,7 +51,7 @@ def load_grid(name: str) -> Grid:
 
 def _path_of(name: str) -> Path:
     is_path = name.endswith((".yaml", ".yml"))
-    path = Path(name) if is_path else GRIDS / f"{name}.yaml"
+    path = Path(expand_home(name)) if is_path else GRIDS / f"{name}.yaml"
     if path.is_file():
         return path
     if is_path:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
+from core.causes import explain
 from core.errors import InputError
-from core.paths import is_remote
+from core.paths import is_remote, local_path
+
+_WRITTEN = ("trials", "sweeps", "artifacts")  # folders of a storage into which commands write
 
 
 def storage_path(text: str) -> Path:
     """Return the path that ``--storage`` names: a folder, or for a URL a UPath.
 
     Raises:
-        argparse.ArgumentTypeError: if no installed package supports the URL's scheme.
+        argparse.ArgumentTypeError: if it is no path, or no installed package supports the URL's scheme.
     """
     scheme, found, rest = text.partition("://")
-    if not found or scheme == "file":
-        return Path(rest if found else text)
+    if not found:
+        return folder_path(text)
+    if scheme == "file":
+        return folder_path(_of_file_url(rest))
     from upath import UPath
 
     try:
@@ -33,10 +40,29 @@ def storage_path(text: str) -> Path:
     return cast(Path, path)
 
 
-def check_folder(flag: str, path: Path, *, write: bool = True) -> None:
-    """Check that files can be written (without ``write``: read) behind a URL, or written below a folder.
+def folder_path(text: str) -> Path:
+    """Return the path that a flag names, with the home folder in place of ``~``.
 
-    The folder need not exist yet. Without ``write`` a folder is not checked.
+    Raises:
+        argparse.ArgumentTypeError: if it is no path.
+    """
+    try:
+        return local_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _of_file_url(rest: str) -> str:
+    """Return the path of a ``file://`` URL, in which ``%20`` is a space, without that beginning."""
+    if "?" in rest or "#" in rest:
+        raise argparse.ArgumentTypeError(f"file://{rest}: in a URL, write %3F and %23 for ? and #; or give the path as it is")
+    return unquote(rest.removeprefix("localhost") if rest.startswith("localhost/") else rest)
+
+
+def check_folder(flag: str, path: Path, *, write: bool = True) -> None:
+    """Check that files can be written (without ``write``: read) behind a URL, or below a folder.
+
+    The folder need not exist yet.
 
     Raises:
         InputError: if they cannot.
@@ -45,23 +71,40 @@ def check_folder(flag: str, path: Path, *, write: bool = True) -> None:
         marker = path / f".marker-{uuid.uuid4().hex[:8]}"
         try:
             if write:
-                marker.write_text(marker.name)
+                marker.write_text(marker.name, encoding="utf-8")
                 marker.unlink()
             else:
                 marker.is_file()
         except Exception as error:  # whatever a store's library raises
             raise InputError(f"{flag} {path}: it cannot be {'written to' if write else 'read'} ({_reason(error)})") from None
         return
-    existing = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-    if write and (not existing.is_dir() or not os.access(existing, os.W_OK)):
-        raise InputError(f"{flag} {path}: {existing} is no folder that can be written to")
+    try:
+        existing = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
+    except OSError as error:
+        raise InputError(f"{flag} {path}: {explain(error)}") from None
+    if not existing.is_dir():
+        raise InputError(f"{flag} {path}: {existing} is no folder")
+    places = [existing, *(path / name for name in _WRITTEN if (path / name).is_dir())] if write else [existing]
+    for place in places:
+        if not os.access(place, os.R_OK | os.X_OK | (os.W_OK if write else 0)):
+            raise InputError(f"{flag} {path}: {_refusal(place, write=write)}")
+
+
+def _refusal(place: Path, *, write: bool) -> str:
+    """Why this user cannot read or write a folder."""
+    if write and os.statvfs(place).f_flag & os.ST_RDONLY:
+        why = "its file system is read-only"
+    else:
+        status = place.stat()
+        why = f"it belongs to user {status.st_uid}, with mode {stat.S_IMODE(status.st_mode):o}, and this is user {os.geteuid()}"
+    return f"{place} cannot be {'written' if write else 'read'} ({why}); name another folder, or change that"
 
 
 def reply_to_probe(storage: Path, question: str, node: str) -> str | None:
     """Read a marker file in the storage and write another; runs on every node. Return why that fails, or None."""
     try:
-        text = (storage / question).read_text()
-        (storage / f"{question}-{node}").write_text(f"{text} {node}")
+        text = (storage / question).read_text(encoding="utf-8")
+        (storage / f"{question}-{node}").write_text(f"{text} {node}", encoding="utf-8")
     except Exception as error:  # whatever a file system or a store's library raises
         return _reason(error)
     return None
@@ -75,7 +118,7 @@ class StorageProbe:
         self.name = f".marker-{uuid.uuid4().hex[:12]}"
 
     def __enter__(self) -> StorageProbe:
-        (self._storage / self.name).write_text(self.name)
+        (self._storage / self.name).write_text(self.name, encoding="utf-8")
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -86,7 +129,7 @@ class StorageProbe:
     def answered(self, node: str) -> bool:
         """Return whether a node's answer is in the storage."""
         with suppress(OSError):
-            return (self._storage / f"{self.name}-{node}").read_text() == f"{self.name} {node}"
+            return (self._storage / f"{self.name}-{node}").read_text(encoding="utf-8") == f"{self.name} {node}"
         return False
 
 

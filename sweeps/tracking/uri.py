@@ -15,22 +15,41 @@ import urllib.request
 from pathlib import Path
 
 from core.errors import InputError
-from core.paths import is_remote
+from core.paths import expand_home, is_remote
 
 _HEALTH_SECONDS = 5.0
+
+
+def resolve_uri(given: str | None, storage: Path) -> str:
+    """Return the URI to use: the given one, with the home folder in place of ``~``; else a SQLite file in the storage.
+
+    Raises:
+        InputError: if there is no such home folder, or no database can be kept in the storage.
+    """
+    if given is None:
+        return default_uri(storage)
+    if given.startswith("sqlite:///~"):
+        return f"sqlite:///{expand_home(given.removeprefix('sqlite:///'))}"
+    return given
 
 
 def default_uri(storage: Path) -> str:
     """Return the URI of a SQLite file in the storage.
 
     Raises:
-        InputError: if the storage is a URL, where no SQLite file can be kept.
+        InputError: if the storage is a URL, where no SQLite file can be kept, or has a name that a URI cannot have.
     """
     if is_remote(storage):
         raise InputError(
             f"--tracking-uri: it is missing; no database can be kept in {storage}, so name an MLflow server (http://...)"
         )
-    return f"sqlite:///{(storage / 'mlflow.db').resolve()}"
+    path = (storage / "mlflow.db").resolve()
+    if found := re.search(r"\?|%[0-9a-fA-F]{2}", str(path)):
+        raise InputError(
+            f"--storage {storage}: because of {found[0]!r} in its path, MLflow would look for its database elsewhere; name "
+            "another folder, or a database with --tracking-uri"
+        )
+    return f"sqlite:///{path}"
 
 
 def check_uri(uri: str) -> None:
