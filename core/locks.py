@@ -43,17 +43,32 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator
     if is_remote(path):
         path = private_folder() / f"{hashlib.sha256(str(path).encode()).hexdigest()[:20]}.lock"
     ensure_dir(path.parent)
-    with path.open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait is not None:
-                on_wait()
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass
+    file = path.open("a", encoding="utf-8")
+    try:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_wait is not None:
+                    on_wait()
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                pass
+            if _is_at(file.fileno(), path):
+                break
+            file.close()  # who took it for abandoned removed it before it was locked
+            file = path.open("a", encoding="utf-8")
         yield
+    finally:
+        file.close()
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def private_folder() -> Path:

@@ -8,11 +8,12 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core.errors import InputError
-from core.locks import file_lock, private_folder, remove_scratch, scratch_folder
+from core.locks import file_lock, private_folder, remove_abandoned, remove_scratch, scratch_folder
 
 DIES = (
     "import os, signal, sys; from pathlib import Path; from core.locks import scratch_folder\n"
@@ -111,3 +112,21 @@ def test_a_lock_of_a_process_that_died_is_free_at_once(tmp_path: Path) -> None:
     holder.kill()
     assert taken.wait(5), "free as soon as it is dead"
     holder.wait()
+
+
+def test_a_lock_whose_file_is_removed_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    import fcntl
+
+    locked, removed = fcntl.flock, []
+
+    def flock(file: Any, operation: int) -> None:
+        if not removed:
+            removed.append((tmp_path / "x").unlink())  # by who takes it for abandoned
+        locked(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with file_lock(tmp_path / "x"):
+        remove_abandoned(tmp_path / "x")
+        assert removed and (tmp_path / "x").exists()
