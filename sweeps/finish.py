@@ -69,6 +69,7 @@ def conclude(
         search_result: the result of a search; None if there was none.
     """
     records = _records(config, plan, runner.outcome, search_result)
+    tracker.correct_members(plan)
     for record in records:
         if record.status != TrialStatus.PENDING:
             tracker.on_trial_end(record)
@@ -196,8 +197,7 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
 def _exit_code(config: SweepConfig, results: _Results, outcome: RunOutcome, tracker: Tracker) -> ExitCode:
     """Return the exit code; print to stderr if MLflow lacks results or the command was interrupted."""
     if tracker.problem:
-        complain(f"error: MLflow lacks part of the results ({tracker.problem}); they are in the storage, and the same command "
-                 "adds them")  # fmt: skip
+        complain(f"error: MLflow lacks part of the results ({tracker.problem}); {tracker.advice}")
     if outcome.interrupted:
         code, text = process.interruption()
         complain(text)

@@ -77,11 +77,14 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
     from sweeps.reporting.html_report import ReportPreloader
     from sweeps.strategies import search, sequential_seeds
     from sweeps.sweep_config import check
+    from sweeps.tracking import uri
     from sweeps.tracking.tracker import Tracker
 
     process.interrupt_on_signals()
     config = check(command)
     console.print(config.introduction, highlight=False)
+    for note in uri.notes(command.tracking_uri):
+        console.print(note, highlight=False, soft_wrap=True)
     if config.dry_run:
         show_plan(config, console)
         return ExitCode.DONE

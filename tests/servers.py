@@ -78,8 +78,19 @@ def s3_server(folder: Path, bucket: str) -> Iterator[dict[str, str]]:
 
 class _Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200 if self.server.healthy else 503)  # type: ignore[attr-defined]
+        self._reply(200 if self.server.healthy else 503, "text/plain", b"OK")  # type: ignore[attr-defined]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._reply(*self.server.answer)  # type: ignore[attr-defined]
+
+    def _reply(self, status: int, kind: str, body: bytes) -> None:
+        self.server.heard.append((self.path, self.headers.get("Authorization")))  # type: ignore[attr-defined]
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -87,9 +98,10 @@ class _Health(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def server_of_health() -> Iterator[http.server.HTTPServer]:
-    """A server that answers every question with what its attribute ``healthy`` says."""
-    server = http.server.HTTPServer(("127.0.0.1", 0), _Health)
-    server.healthy = True  # type: ignore[attr-defined]
+    """A server that answers GET with what its attribute ``healthy`` says, and POST with its ``answer``; ``heard``: the questions."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Health)
+    server.healthy, server.heard = True, []  # type: ignore[attr-defined]
+    server.answer = (200, "application/json", b'{"experiments": []}')  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()

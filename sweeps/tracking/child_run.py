@@ -1,10 +1,8 @@
-"""What this process knows of a trial's run in MLflow, and how configs, metric names and statuses are written there."""
+"""What this process knows of a trial's run in MLflow, and how configs and statuses are written there."""
 
 from __future__ import annotations
 
 import json
-import posixpath
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +35,7 @@ class ChildRun:
         params: names of the params that the run already has.
         known: (metric, step) -> the value that the run already has; None: not read from MLflow yet.
         fresh: True if this process created the run and has not logged a model to it yet.
+        seed: the trial's seed, as text, if the run was read from MLflow; None: it has none.
     """
 
     run_id: str
@@ -45,16 +44,13 @@ class ChildRun:
     params: frozenset[str]
     known: dict[tuple[str, int], float] | None = None
     fresh: bool = False
+    seed: str | None = None
 
 
 def existing_child(run: Any) -> ChildRun:
     """Return a :class:`ChildRun` for a run that MLflow returned."""
-    return ChildRun(run.info.run_id, run.info.status, run.data.tags, frozenset(run.data.params))
-
-
-def metric_name(name: str) -> str:
-    """Return a metric name that MLflow accepts: other characters become underscores, and the name is normalised as a path."""
-    return posixpath.normpath(re.sub(r"[^\w.\-:/ ]", "_", name))
+    params = run.data.params
+    return ChildRun(run.info.run_id, run.info.status, run.data.tags, frozenset(params), seed=params.get("seed"))
 
 
 def config_params(config: TrialConfig) -> dict[str, str]:

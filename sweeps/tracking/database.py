@@ -14,13 +14,19 @@ _SQLITE = "sqlite:///"
 
 def database_file(uri: str) -> Path | None:
     """Return the file that a SQLite URI names; None for a server or another kind of database."""
-    return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
+    if not uri.startswith(_SQLITE):
+        return None
+    if "%" in uri:  # which of them are decoded depends on SQLAlchemy's version
+        from sqlalchemy.engine import make_url
+
+        return Path(make_url(uri).database or "")
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0])
 
 
 def writer_lock(uri: str, storage: Path) -> AbstractContextManager[None]:
     """Return a lock that only one process of this machine holds at a time; between machines, MLflow's server orders writes."""
-    if uri.startswith(_SQLITE):
-        return file_lock(Path(uri.removeprefix(_SQLITE) + ".lock"))
+    if (file := database_file(uri)) is not None:
+        return file_lock(file.with_name(f"{file.name}.lock"))
     return file_lock(storage / "mlflow.lock")
 
 

@@ -8,22 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 from core.atomic_files import local_copy
 from core.config import TrialConfig
-from sweeps.tracking.child_run import ChildRun, config_params, metric_name
+from sweeps.tracking.child_run import ChildRun, config_params
+from sweeps.tracking.names import legal_name
+from sweeps.tracking.user_texts import RUN_NAME, name_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _BATCH = 1000  # metrics per call, MLflow's limit
-_NAME = "mlflow.runName"
 
 
-def search_runs(client: MlflowClient, experiment: str, query: str) -> list[Any]:
-    """Return all runs of an experiment that match a query, the oldest first."""
+def search_runs(client: MlflowClient, experiment: str, query: str, *, deleted: bool = False) -> list[Any]:
+    """Return all runs of an experiment that match a query, the oldest first: those that are not deleted, or those that are."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
     found: list[Any] = []
     token = None
     while True:
         page = client.search_runs(
-            [experiment], query, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            [experiment], query, view, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
         )  # fmt: skip
         found += page
         token = page.token
@@ -48,7 +52,7 @@ def log_metrics(client: MlflowClient, child: ChildRun, points: Sequence[tuple[st
         names = client.get_run(child.run_id).data.metrics
         held = [point for name in names for point in client.get_metric_history(child.run_id, name)]
         child.known = {(point.key, point.step): point.value for point in sorted(held, key=lambda point: point.timestamp)}
-    points = [(metric_name(name), value, moment, step) for name, value, moment, step in points]
+    points = [(legal_name(name), value, moment, step) for name, value, moment, step in points]
     # After a change of its version or anomaly set a metric has another value; it is logged and becomes the latest.
     new = [point for point in points if child.known.get((point[0], point[3])) != point[1]]
     for start in range(0, len(new), _BATCH):
@@ -58,12 +62,17 @@ def log_metrics(client: MlflowClient, child: ChildRun, points: Sequence[tuple[st
 
 
 def set_tags(client: MlflowClient, child: ChildRun, tags: Mapping[str, str]) -> None:
-    """Set tags in one transaction; a changed run name takes a second one."""
+    """Set tags in one transaction; a changed run name takes a second one. A name that the user gave the run stays."""
     from mlflow.entities import RunTag
 
-    if _NAME in tags and child.tags.get(_NAME) != tags[_NAME]:
-        client.set_tag(child.run_id, _NAME, tags[_NAME])
-    client.log_batch(child.run_id, tags=[RunTag(key, value) for key, value in tags.items() if key != _NAME])
+    if RUN_NAME in tags:
+        if child.tags.get(RUN_NAME) != tags[RUN_NAME]:  # the user may have named it since it was read
+            child.tags = {**child.tags, **client.get_run(child.run_id).data.tags}
+        named = name_tags(child.tags, tags[RUN_NAME])
+        tags = {name: value for name, value in tags.items() if name != RUN_NAME} | named
+        if RUN_NAME in named:
+            client.set_tag(child.run_id, RUN_NAME, named[RUN_NAME])
+    client.log_batch(child.run_id, tags=[RunTag(key, value) for key, value in tags.items() if key != RUN_NAME])
     child.tags = {**child.tags, **tags}
 
 

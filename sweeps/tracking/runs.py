@@ -7,25 +7,35 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import digest
+from core.paths import is_remote
 from sweeps.planning.trial import Plan, Trial
 from sweeps.storage.records import TrialRecord, TrialStatus
 from sweeps.storage.trial_store import TrialStore
-from sweeps.tracking.child_run import PUBLISHED_DIGEST, RUN_STATUS, ChildRun, config_params, existing_child
+from sweeps.tracking.child_run import PUBLISHED_DIGEST, RUN_STATUS, ChildRun, config_params
 from sweeps.tracking.database import create_database, database_file, writer_lock
 from sweeps.tracking.encoder_model import log_encoder
+from sweeps.tracking.experiment import find_or_make
+from sweeps.tracking.failures import ended_if_refused
+from sweeps.tracking.membership import Membership
+from sweeps.tracking.moved_storage import follow_storage
+from sweeps.tracking.names import shortened
 from sweeps.tracking.parent_run import ParentRun, SweepSummary, shared_tags
-from sweeps.tracking.run_client import delete_tags, log_file, log_metrics, log_params, search_runs, set_tags
+from sweeps.tracking.run_client import delete_tags, log_file, log_metrics, log_params, set_tags
+from sweeps.tracking.uri import is_server
+from sweeps.tracking.user_texts import NAME_MARK
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 #: Schema version of a finished child run; bump it to re-publish old ones.
 _CHILD_SCHEMA = 2
+#: Characters that MLflow takes as the name of a data set.
+_LONGEST_DATASET = 500
 #: Entries of an epoch's record that are not metrics.
 _NO_METRICS = ("epoch", "time", "seconds")
 #: Metrics that are measured on test images, beside ``test/...``; not logged while a search selects points.
@@ -43,7 +53,9 @@ _MLFLOW_ENVIRONMENT = {
 class RunWriter:
     """Writes a sweep's runs. Every method is idempotent: repeating it with the same arguments changes nothing."""
 
-    def __init__(self, uri: str, plan: Plan, store: TrialStore, command: str) -> None:
+    def __init__(
+        self, uri: str, plan: Plan, store: TrialStore, command: str, say: Callable[[str], None] = lambda _: None
+    ) -> None:  # fmt: skip
         """Keep the settings; :meth:`open` connects.
 
         Args:
@@ -51,11 +63,12 @@ class RunWriter:
             plan: the sweep.
             store: where its trials are.
             command: the command line.
+            say: called with what the user must know.
         """
-        self._uri, self._plan, self._store, self._command = uri, plan, store, command
+        self._uri, self._plan, self._store, self._command, self._say = uri, plan, store, command, say
         self._client: MlflowClient
         self._parent: ParentRun | None = None
-        self._children: dict[str, ChildRun] = {}
+        self._members: Membership | None = None
 
     @property
     def experiment(self) -> str:
@@ -63,23 +76,31 @@ class RunWriter:
         return "" if self._parent is None else self._parent.experiment
 
     def open(self) -> None:
-        """Connect; find or create the database, the experiment and the parent run; look up the child runs."""
+        """Connect; find or create the database, the experiment and the parent run; look up the child runs, and correct them."""
         _quiet_mlflow()
         from mlflow import MlflowClient
 
+        storage = self._store.storage
+        # A server stores artifacts itself; without one they are stored beside the database.
+        artifacts = None if is_server(self._uri) else (storage / "artifacts").resolve().as_uri()
         # One process at a time: if several find no database they fail to create it, and each would create a parent run.
-        with writer_lock(self._uri, self._store.storage):
+        with writer_lock(self._uri, storage):
             if (database := database_file(self._uri)) is not None:
                 create_database(database)
+            moved = None if artifacts is None or is_remote(storage) else follow_storage(self._uri, storage.resolve())
+            if moved is not None:
+                self._say(moved)
             self._client = MlflowClient(self._uri)
-            # A server stores artifacts itself; without one they are stored beside the database.
-            beside = None if self._uri.startswith("http") else (self._store.storage / "artifacts").resolve().as_uri()
-            self._parent = ParentRun(self._client, self._plan, self._command, beside)
-            for run in self._search("tags.role = 'trial'"):
-                self._children[run.data.tags["trial_key"]] = existing_child(run)
+            experiment = find_or_make(self._client, self._plan, artifacts, self._say)
+            self._parent = ParentRun(self._client, self._plan, self._command, experiment, self._say)
+            self._members = Membership(self._client, experiment, self._plan, self._parent.run_id, self._say)
+            self._members.correct(self._plan, complete=self._plan.grid.search is None)
 
-    def _search(self, query: str) -> list[Any]:
-        return search_runs(self._client, self.experiment, f"tags.sweep = '{self._plan.sweep_id}' and {query}")
+    def correct_members(self, plan: Plan) -> None:
+        """Correct which runs belong to the sweep, now that all of its trials are known."""
+        assert self._members is not None
+        with writer_lock(self._uri, self._store.storage):
+            self._members.correct(plan, complete=True)
 
     # -- a trial's run ---------------------------------------------------------------------------------------------------
 
@@ -110,13 +131,14 @@ class RunWriter:
         ])  # fmt: skip
         if child.tags.get(PUBLISHED_DIGEST) == published and child.status == RUN_STATUS[record.status]:
             return False
-        self._log_numbers(child, record)
-        if record.status == TrialStatus.DONE:
-            self._log_artifacts(child, trial)
-        tags = _result_tags(record) | names
-        set_tags(self._client, child, tags | {PUBLISHED_DIGEST: published})
-        outdated = [name for name in ("reason", "problems", "added_for") if name in child.tags and name not in tags]
-        delete_tags(self._client, child, outdated)
+        with ended_if_refused(lambda: self._client.set_terminated(child.run_id, status=RUN_STATUS[record.status])):
+            self._log_numbers(child, record)
+            if record.status == TrialStatus.DONE:
+                self._log_artifacts(child, trial)
+            tags = _result_tags(record) | names
+            set_tags(self._client, child, tags | {PUBLISHED_DIGEST: published})
+            outdated = [name for name in ("reason", "problems", "added_for") if name in child.tags and name not in tags]
+            delete_tags(self._client, child, outdated)
         self._client.set_terminated(child.run_id, status=RUN_STATUS[record.status])
         child.status = RUN_STATUS[record.status]
         return True
@@ -167,45 +189,41 @@ class RunWriter:
 
     def close(self, summary: SweepSummary) -> None:
         """End the parent run with the sweep's summary."""
-        assert self._parent is not None
+        assert self._parent is not None and self._members is not None
+        self._members.say_remade()
         self._parent.close(summary)
 
     # -- finding the run -------------------------------------------------------------------------------------------------
 
     def _child(self, trial: Trial) -> ChildRun:
-        if trial.key not in self._children:
-            self._children[trial.key] = self._find_or_make(trial)
-        child = self._children[trial.key]
+        assert self._members is not None
+        child = self._members.known(trial) or self._find_or_make(trial)
         log_params(self._client, child.run_id, trial.config, child.params)
         child.params = child.params.union(config_params(trial.config))
         return child
 
     def _find_or_make(self, trial: Trial) -> ChildRun:
-        assert self._parent is not None
-        tags = shared_tags(self._plan) | _arm_tags(trial) | {"role": "trial", "trial_key": trial.key}
-        tags["mlflow.parentRunId"] = self._parent.run_id
+        assert self._members is not None
+        tags = shared_tags(self._plan) | _arm_tags(trial) | {NAME_MARK: shortened(trial.title)}
         if trial.parent_key:
             tags["parent_trial_key"] = trial.parent_key
-        with writer_lock(self._uri, self._store.storage):  # another driver of this sweep may have created it meanwhile
-            made = self._search(f"tags.trial_key = '{trial.key}'")
-            if made:
-                return existing_child(made[0])
-            run = self._client.create_run(self.experiment, tags=tags)
-            return ChildRun(run.info.run_id, "RUNNING", tags, frozenset(), {}, fresh=True)
+        with writer_lock(self._uri, self._store.storage):
+            return self._members.find(trial) or self._members.make(trial, tags)
 
 
 def _quiet_mlflow() -> None:
     for name, value in _MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # It prints a traceback for every statement that finds the database locked, which is waited for.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     # It warns for every model that loading a pickle can run code; these models are the user's own.
     logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
 
 
 def _arm_tags(trial: Trial) -> dict[str, str]:
     """The tags with a child run's names, which may change when the grid gets other arms."""
-    tags = {"arm": ", ".join(trial.arms), "mlflow.runName": trial.title}
+    tags = {"arm": ", ".join(trial.arms), "mlflow.runName": shortened(trial.title)}
     # A tag rather than a param: params cannot change, but further anomaly sets may be evaluated.
     tags["anomaly_datasets"] = json.dumps(list(trial.anomalies))
     return tags | ({"added_for": ", ".join(trial.required_by)} if trial.required_by else {})
@@ -229,7 +247,12 @@ def _dataset_inputs(trial: Trial) -> list[Any]:
     def entry(context: str, dataset: str, split: str, identity: str) -> DatasetInput:
         source = {"uri": dataset.removeprefix("folder:")} if dataset.startswith("folder:") else {"name": dataset}
         kind = "local" if dataset.startswith("folder:") else "code"
-        about = Dataset(f"{dataset} {split}", digest([identity, split]), kind, json.dumps(source | {"identity": identity}))
+        about = Dataset(
+            shortened(f"{dataset} {split}", _LONGEST_DATASET),
+            digest([identity, split]),
+            kind,
+            json.dumps(source | {"identity": identity}),
+        )
         return DatasetInput(about, [InputTag("mlflow.data.context", context)])
 
     config = trial.config

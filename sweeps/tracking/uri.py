@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import os
 import re
 import shlex
 import shutil
-import sqlite3
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from core.errors import InputError
 from core.paths import expand_home, is_remote
+from sweeps.masking import MASK, mask
+from sweeps.tracking import database_check, server_check
 
-_HEALTH_SECONDS = 5.0
+_SQLITE = "sqlite:///"
 
 
 def resolve_uri(given: str | None, storage: Path) -> str:
@@ -41,7 +38,8 @@ def default_uri(storage: Path) -> str:
     """
     if is_remote(storage):
         raise InputError(
-            f"--tracking-uri: it is missing; no database can be kept in {storage}, so name an MLflow server (http://...)"
+            f"--tracking-uri: it is missing; no database can be kept in {mask(str(storage))}, so name an MLflow server "
+            "(http://...)"
         )
     path = (storage / "mlflow.db").resolve()
     if found := re.search(r"\?|%[0-9a-fA-F]{2}", str(path)):
@@ -52,37 +50,54 @@ def default_uri(storage: Path) -> str:
     return f"sqlite:///{path}"
 
 
+def is_server(uri: str) -> bool:
+    """Return whether the URI is that of an MLflow server, not of a database."""
+    return uri.startswith(("http://", "https://"))
+
+
 def check_uri(uri: str) -> None:
-    """Raise InputError if MLflow cannot use the URI; a server's health is checked once, with a timeout of 5 s."""
-    if uri.startswith(("http://", "https://")):
-        try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_HEALTH_SECONDS) as answer:
-                if answer.status != 200:
-                    raise InputError(f"--tracking-uri {uri}: the server is not healthy (status {answer.status})")
-        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise InputError(f"--tracking-uri {uri}: no MLflow server answers at /health ({reason})") from None
-    elif uri.startswith("sqlite:///"):
-        file = Path(uri.removeprefix("sqlite:///"))
-        folder = file.parent
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        if not (existing.is_dir() and os.access(existing, os.W_OK)):
-            raise InputError(f"--tracking-uri {uri}: {existing} cannot be written to")
-        if file.exists():
-            try:
-                # Not read-only: opening the file must roll back a transaction that a killed process left incomplete.
-                with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=0)) as database:
-                    database.execute("PRAGMA schema_version")
-            except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:  # locked by a writer: MLflow waits
-                    raise InputError(f"--tracking-uri {uri}: {file} is no SQLite database ({error})") from None
-    elif not re.match(r"^(postgresql|mysql|mssql|databricks)(\+\w+)?:|^databricks$", uri):
-        raise InputError(f"--tracking-uri {uri}: give http://..., sqlite:///FILE or another database (not a folder)")
+    """Raise InputError if MLflow cannot use the URI; a server or database is asked once, which takes seconds at most."""
+    where = f"--tracking-uri {mask(uri)}"
+    if is_server(uri):
+        problem = server_check.problem(uri)
+    elif uri.startswith(_SQLITE):
+        problem = database_check.sqlite_problem(uri)
+    elif re.match(r"^databricks(\+\w+)?:|^databricks$", uri):
+        problem = None
+    elif re.match(r"^(postgresql|mysql|mssql)(\+\w+)?:", uri):
+        problem = database_check.sql_problem(uri)
+    else:
+        problem = "give http://..., sqlite:///FILE or another database (not a folder)"
+    if problem is not None:
+        raise InputError(f"{where}: {mask(problem, uri)}")
+
+
+def notes(given: str | None) -> list[str]:
+    """Return what to say about environment variables: one that MLflow's users know and that is not followed here.
+
+    Args:
+        given: the URI that was given on the command line; None: none.
+    """
+    ignored = os.environ.get("MLFLOW_TRACKING_URI")
+    if not ignored or ignored == given:
+        return []
+    instead = "--tracking-uri is" if given else "give it as --tracking-uri"
+    return [f"MLFLOW_TRACKING_URI={mask(ignored)} is not followed; {instead}"]
+
+
+def address(uri: str) -> str:
+    """Return a server's address without the user and password in it, as it is opened in a browser."""
+    return re.sub(r"^(https?://)[^/?#]*@", r"\1", uri).rstrip("/")
 
 
 def ui_command(uri: str) -> str:
     """Return the command (or what else to do) to look at the runs in MLflow's UI."""
-    if uri.startswith("http"):
-        return f"open {uri}"
-    program = "mlflow" if shutil.which("mlflow") else str(Path(sys.executable).with_name("mlflow"))
-    return shlex.join([program, "ui", "--backend-store-uri", uri])
+    if is_server(uri):
+        return f"open {address(uri)}"
+    shown = mask(uri)
+    hint = f"  # {MASK} stands for the password" if shown != uri else ""
+    return shlex.join([_program(), "ui", "--backend-store-uri", shown]) + hint
+
+
+def _program() -> str:
+    return "mlflow" if shutil.which("mlflow") else str(Path(sys.executable).with_name("mlflow"))

@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
+
+from sweeps.tracking.names import legal_name, matches
 
 WEIGHTS = ("mu", "lambda", "nu")
 _SECTION = "sweep"
@@ -16,12 +19,13 @@ _SECTION = "sweep"
 
 def view_tag(sweep: str) -> str:
     """Return the name of the experiment's tag that holds the view."""
-    return f"mlflow.sharedViewState.{sweep}"
+    return f"mlflow.sharedViewState.{legal_name(sweep)}"
 
 
 def view_path(experiment: str, sweep: str) -> str:
     """Return the view's address, relative to the tracking server's."""
-    return f"/#/experiments/{experiment}/runs?viewStateShareKey={sweep}&compareRunsMode=CHART&workflowType=machine_learning"
+    key = quote(legal_name(sweep), safe="")
+    return f"/#/experiments/{experiment}/runs?viewStateShareKey={key}&compareRunsMode=CHART&workflowType=machine_learning"
 
 
 def view(sweep: str, metrics: Sequence[str], created: int) -> str:
@@ -50,7 +54,7 @@ def view(sweep: str, metrics: Sequence[str], created: int) -> str:
     ]
     card = {"deleted": False, "isGenerated": False, "metricSectionId": _SECTION}
     state = {
-        "searchFilter": f"tags.sweep = '{sweep}' and tags.role = 'trial'",
+        "searchFilter": f"{matches('sweep', sweep)} and tags.role = 'trial'",
         # Sorted by a metric: when sorted by date, children are folded into their parent, and the charts leave them out.
         "orderByKey": f"metrics.`{metrics[0]}`",
         "orderByAsc": False,

@@ -39,14 +39,14 @@ def test_what_a_server_that_is_away_did_not_hear_is_told_in_order_once_it_is_bac
             heard.append(number)
 
         for number in range(5):
-            watcher._tell(lambda number=number: hear(number))  # type: ignore[misc]
+            watcher._tell("", lambda number=number: hear(number))  # type: ignore[misc]
         watcher.close(SUMMARY)
     assert heard == [0, 1, 2, 3, 4] and watcher.problem is None
     assert "is away" in said[0] and "120 s at most" in said[1] and "back after" in said[2] and len(said) == 3
 
 
 @pytest.mark.parametrize("healthy", [True, False])
-def test_a_server_that_stays_away_or_refuses_is_given_up_in_the_end(
+def test_a_server_that_stays_away_or_fails_again_and_again_is_given_up_in_the_end(
     healthy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracker, "_PAUSE", 0.05)
@@ -57,13 +57,13 @@ def test_a_server_that_stays_away_or_refuses_is_given_up_in_the_end(
         uri, plan, store = f"http://127.0.0.1:{server.server_port}", tiny_plan(tmp_path, {}), TrialStore(tmp_path)
         watcher = tracker.Tracker(uri, plan, store, "")
 
-        def refuse() -> None:
+        def fail() -> None:
             tries.append(1)
-            raise ValueError("no such thing")
+            raise ConnectionError("cut")
 
-        watcher._tell(refuse)
+        watcher._tell("", fail)
         time.sleep(1)
         assert healthy or watcher.problem is None, "while trials run it is waited for"
         watcher.close(SUMMARY, patience=0.3)
         watcher.close(SUMMARY)  # as after a second Ctrl-C: no more waiting
-    assert watcher.problem == "ValueError: no such thing" and len(tries) == (tracker._ATTEMPTS if healthy else 1)
+    assert watcher.problem == "ConnectionError: cut" and len(tries) == (tracker._ATTEMPTS if healthy else 1)

@@ -20,7 +20,6 @@ from core.errors import InputError
 from sweeps.execution.worker import run_trial
 from sweeps.storage.image_sets import Images
 from sweeps.storage.trial_store import TrialStore
-from sweeps.tracking.child_run import metric_name
 from sweeps.tracking.parent_run import SweepSummary
 from sweeps.tracking.tracker import Tracker
 from sweeps.tracking.uri import check_uri
@@ -104,15 +103,6 @@ def test_a_child_is_renamed_when_an_arm_comes_to_it(tmp_path: Path, images: Imag
     assert "added_for" not in tags and tags["mlflow.runName"] == "one · seed 0"
 
 
-def test_an_experiment_deleted_in_the_ui_is_restored(tmp_path: Path) -> None:
-    plan, uri = tiny_plan(tmp_path, ARMS), f"sqlite:///{tmp_path / 'mlflow.db'}"
-    tell(plan, tmp_path, uri)
-    client = MlflowClient(uri)
-    client.delete_experiment(client.get_experiment_by_name("tiny").experiment_id)  # type: ignore[union-attr]
-    tell(plan, tmp_path, uri)
-    assert runs(uri)[0].info.status == "FINISHED"
-
-
 def test_a_child_left_running_by_a_killed_driver_is_taken_over(tmp_path: Path, images: Images) -> None:
     plan, uri = tiny_plan(tmp_path, {"z": {"mu": 0}}), f"sqlite:///{tmp_path / 'mlflow.db'}"
     run_trial(arm(plan, "base"), images, tmp_path)
@@ -193,10 +183,6 @@ def test_a_database_that_a_killed_process_left_amid_a_transaction_or_that_anothe
 def test_what_cannot_be_tracked_to_is_refused(uri: str) -> None:
     with pytest.raises(InputError, match="--tracking-uri"):
         check_uri(uri)
-
-
-def test_names_that_mlflow_takes() -> None:
-    assert metric_name("anomaly_auc/folder:/data//./mnist (1)/") == "anomaly_auc/folder:/data/mnist _1_"
 
 
 def test_a_fresh_process_without_this_package_loads_the_encoder_that_was_evaluated(tmp_path: Path, images: Images) -> None:
