@@ -98,7 +98,7 @@ class _Health(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def server_of_health() -> Iterator[http.server.HTTPServer]:
-    """A server that answers GET with what its attribute ``healthy`` says, and POST with its ``answer``; ``heard``: the questions."""
+    """A server that answers GET with its ``healthy``, and POST with its ``answer``; ``heard`` are the questions."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Health)
     server.healthy, server.heard = True, []  # type: ignore[attr-defined]
     server.answer = (200, "application/json", b'{"experiments": []}')  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What the user did in MLflow's UI or to the grid since the last command: what they wrote is kept, and runs are where they belong."""
+"""What the user did in MLflow's UI or to the grid since the last command: their texts are kept, runs are where they belong."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_a_description_is_renewed_and_what_the_user_wrote_around_it_or_instead_o
 
 
 def test_a_description_from_before_there_was_a_mark() -> None:
-    ours = "**why?**\n\n| arm | n | probe accuracy |\n| --- | --- | --- |\n| base | 1 | 0.5 |\n\n`report.html` among the artifacts has "
-    ours += "the figures, the claims, and what differs from base."
+    ours = "**why?**\n\n| arm | n | probe accuracy |\n| --- | --- | --- |\n| base | 1 | 0.5 |\n\n"
+    ours += "`report.html` among the artifacts has the figures, the claims, and what differs from base."
     assert note_tags({NOTE: ours}, "new")[NOTE] == "new"
     assert note_tags({NOTE: ours + "\nmine"}, "new")[NOTE] == "new\nmine"
     assert note_tags({NOTE: "mine"}, "new") == {}
