@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core import digits_m, folders, torchvision_datasets
+from core import digits_m, folder_report, folders, torchvision_datasets
 from core.causes import explain
 from core.errors import InputError, UnwritableError
 from core.paths import expand_home
@@ -148,10 +148,21 @@ def identify(name: str, data_dir: Path, *, anomalies: bool = False) -> str:
     return f"{name}-{DATASETS[name].version}"
 
 
-def count_train(name: str) -> int:
-    """How many train images a data set has, without reading them."""
+def describe(name: str, data_dir: Path, *, anomalies: bool = False) -> list[str]:
+    """Lines that say what a folder holds, what is passed over and what looks wrong; none for a built-in data set.
+
+    Raises:
+        InputError: for a folder that is missing or not laid out as a data set.
+    """
+    if not name.startswith(FOLDER):
+        return []
+    return folder_report.describe(Path(name.removeprefix(FOLDER)), data_dir, anomalies=anomalies)
+
+
+def count_train(name: str, data_dir: Path) -> int:
+    """How many train images a data set has, without decoding them."""
     if name.startswith(FOLDER):
-        return folders.count(Path(name.removeprefix(FOLDER)), "train")
+        return folders.count(Path(name.removeprefix(FOLDER)), data_dir, "train")
     return DATASETS[name].train_images
 
 
@@ -194,7 +205,7 @@ def load_validation_anomalies(name: str, data_dir: Path) -> ImageSet | None:
         InputError: if an image of such a folder is broken.
     """
     if name.startswith(FOLDER):
-        if not folders.has_validation_split(Path(name.removeprefix(FOLDER))):
+        if not folders.has_validation_split(Path(name.removeprefix(FOLDER)), data_dir):
             return None
         train = load(name, data_dir, "train")
     else:

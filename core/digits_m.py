@@ -8,16 +8,14 @@ stream is guaranteed never to change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.atomic_files import load_arrays, save_arrays
+from core.data_cache import Arrays, kept_arrays
 from core.image_decoding import IMAGE_SIZE
 
 #: Raised with every change of the images; tests pin their checksum.
@@ -32,7 +30,6 @@ _SIDES = (20, 29)  # an enlarged digit's side: from 20 to 28 pixels
 _STRIP = 64  # the photographs are cut into strips this wide; a patch lies within one strip
 _TEST_STRIPS = (1, 4, 7)
 
-Arrays = dict[str, NDArray[Any]]
 Factors = dict[str, NDArray[np.float64]]
 Loaded = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.int64] | None, Factors | None]
 #: What an image was made from, beside its class: mean colour of the background [3] in [0, 1], the digit's centre [2] (down,
@@ -59,7 +56,7 @@ def load(data_dir: Path, split: str) -> Loaded:
         made = _render(split, on_black=False)
         return {"images": made.images, "labels": made.labels, "groups": made.groups, **made.factors}
 
-    arrays = _kept(data_dir / f"digits-m-{VERSION}-{split}.npz", ("images", "labels", "groups", *FACTORS), make)
+    arrays = kept_arrays(data_dir / f"digits-m-{VERSION}-{split}.npz", ("images", "labels", "groups", *FACTORS), make)
     return arrays["images"], arrays["labels"], CLASS_NAMES, arrays["groups"], {name: arrays[name] for name in FACTORS}
 
 
@@ -71,7 +68,7 @@ def load_patches(data_dir: Path, split: str) -> Loaded:
         images = np.stack([_patch(split, rng) for _ in range(_PATCHES[split])]).transpose(0, 3, 1, 2)
         return {"images": np.ascontiguousarray(images)}
 
-    images = _kept(data_dir / f"digits-m-patches-{VERSION}-{split}.npz", ("images",), make)["images"]
+    images = kept_arrays(data_dir / f"digits-m-patches-{VERSION}-{split}.npz", ("images",), make)["images"]
     return images, np.zeros(len(images), dtype=np.int64), ("patch",), None, None
 
 
@@ -82,17 +79,8 @@ def load_black(data_dir: Path, split: str) -> Loaded:
         made = _render(split, on_black=True)
         return {"images": made.images, "labels": made.labels, "groups": made.groups}
 
-    arrays = _kept(data_dir / f"digits-m-black-{VERSION}-{split}.npz", ("images", "labels", "groups"), make)
+    arrays = kept_arrays(data_dir / f"digits-m-black-{VERSION}-{split}.npz", ("images", "labels", "groups"), make)
     return arrays["images"], arrays["labels"], CLASS_NAMES, arrays["groups"], None
-
-
-def _kept(path: Path, names: Sequence[str], make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of a file, which is made where it is missing or lacks some."""
-    arrays = load_arrays(path)
-    if arrays is None or any(name not in arrays for name in names):
-        arrays = make()
-        save_arrays(path, arrays)
-    return arrays
 
 
 def _render(split: str, *, on_black: bool) -> _Made:

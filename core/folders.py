@@ -1,60 +1,63 @@
 """``folder:PATH``: any folder of images as a data set, decoded once, in parallel, and kept by a hash of its content.
 
 A data set has class folders below ``train/`` and ``test/``. A set of anomalies needs only ``test/``, or any images at all.
-Hidden files and files that are no images (by their ending) are ignored; a broken image is an error and never skipped.
+Images are known by their content. What is no image, hidden or the system's is passed over and told
+(:mod:`core.folder_report`); a broken image is an error and never skipped.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.atomic_files import load_arrays, load_json, save_arrays, save_json
+from core.atomic_files import atomic_write
+from core.data_cache import kept_arrays
 from core.errors import InputError
-from core.image_decoding import decode
+from core.folder_files import Room, in_parallel, reason_of
+from core.folder_listing import printable
+from core.folder_report import remember
+from core.image_decoding import decode, memory_of, open_image
+from core.image_folder import ImageFolder
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 #: Raised when the same files would decode to other bytes.
 _DECODER = 1
-_SHOWN = 5  # broken images named in a message
+_ALL_SHOWN = 20  # as many broken images are named in a message
+_SHOWN = 5  # of more, these; all are in a file
 
 Loaded = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], None]
 
 
 def content_hash(root: Path, data_dir: Path, *, anomalies: bool) -> str:
-    """A hash over the names and bytes of the images that count; kept for as long as names, sizes and times do not change.
+    """A hash over the names and bytes of the images that count; no file is read again that has not changed.
 
     Of a set of anomalies, ``train/`` counts too where trials are chosen by its images (:func:`has_validation_split`).
 
     Raises:
         InputError: if the folder is missing or not laid out as a data set.
     """
-    parts = ["train", "test"] if not anomalies else ["anomalies", "train"] if has_validation_split(root) else ["anomalies"]
+    folder = ImageFolder.read(root, data_dir)
+    parts = ["train", "test"] if not anomalies else ["anomalies", "train"] if _has_train(folder) else ["anomalies"]
     content = hashlib.sha256()
     for split in parts:
-        content.update(f"{split}:{_split_hash(root, data_dir, split)}\n".encode())
+        content.update(f"{split}:{folder.identity(split)}\n".encode())
     return content.hexdigest()[:20]
 
 
-def has_validation_split(root: Path) -> bool:
+def has_validation_split(root: Path, data_dir: Path) -> bool:
     """Whether a folder of anomalies has train images, which a search may look at.
 
     Without ``test/`` every image is one of the anomalies that are tested on.
     """
-    try:
-        return bool(_list(root, "train")[0])
-    except InputError:
-        return False
+    return _has_train(ImageFolder.read(root, data_dir))
 
 
-def count(root: Path, split: str) -> int:
-    """How many images a split has. Raises as :func:`load`, save that no image is opened."""
-    return len(_list(root, split)[0])
+def count(root: Path, data_dir: Path, split: str) -> int:
+    """How many images a split has. Raises as :func:`load`, save that no image is decoded."""
+    return len(ImageFolder.read(root, data_dir).members(split).names)
 
 
 def load(root: Path, data_dir: Path, split: str) -> Loaded:
@@ -66,106 +69,50 @@ def load(root: Path, data_dir: Path, split: str) -> Loaded:
     Raises:
         InputError: if the folder is missing, not laid out as a data set, or an image cannot be read.
     """
-    files, labels, names = _list(root, split)
-    path = data_dir / f"folder-{_split_hash(root, data_dir, split)}-{_DECODER}.npz"
-    arrays = load_arrays(path)
-    if arrays is None:
-        arrays = {"images": _decode_all(root, files)}
-        save_arrays(path, arrays)
-    return arrays["images"], labels, names, None
+    folder = ImageFolder.read(root, data_dir)
+    members = folder.members(split)
+    path = data_dir / f"folder-{folder.identity(split)}-{_DECODER}.npz"
+    arrays = kept_arrays(path, ("images",), lambda: {"images": _decode_all(folder, members.names, data_dir)})
+    remember(folder, split, data_dir)
+    return arrays["images"], members.labels, members.classes, None
 
 
-def _list(root: Path, split: str) -> tuple[list[Path], NDArray[np.int64], tuple[str, ...]]:
-    if not root.is_dir():
-        raise InputError(f"folder:{root}: there is no such folder")
-    if split == "anomalies":
-        base = root / "test" if (root / "test").is_dir() else root
-        files = _images(base)
-        if not files:
-            raise InputError(f"folder:{root}: no images below {base} (endings: {' '.join(ENDINGS)})")
-        return files, np.zeros(len(files), dtype=np.int64), (root.name,)
-    errors = [f"folder:{root}: {name}/ is missing (a data set has class folders below train/ and test/)"
-              for name in ("train", "test") if not (root / name).is_dir()]  # fmt: skip
+def _has_train(folder: ImageFolder) -> bool:
+    try:
+        return bool(folder.members("train").names)
+    except InputError:
+        return False
+
+
+def _decode_all(folder: ImageFolder, names: list[str], data_dir: Path) -> NDArray[np.uint8]:
+    results = in_parallel(partial(_decode_one, folder), names)
+    errors = [(name, result) for name, result in zip(names, results, strict=True) if isinstance(result, str)]
     if errors:
-        raise InputError(errors)
-    classes = {name: _classes(root / name) for name in ("train", "test")}
-    if len(classes["train"]) < 2:
-        found = ", ".join(classes["train"]) or "none"
-        raise InputError(f"folder:{root}: at least two class folders are needed below train/, found {found}")
-    strangers = sorted(set(classes["test"]) - set(classes["train"]))
-    if strangers:
-        raise InputError(f"folder:{root}: classes of test/ that train/ lacks: {', '.join(strangers)}")
-    if not classes["test"]:
-        raise InputError(f"folder:{root}: no class folders below test/")
-    files, labels = [], []
-    for label, name in enumerate(classes["train"]):
-        members = _images(root / split / name)
-        if not members and split == "train":
-            raise InputError(f"folder:{root}: no images in train/{name} (endings: {' '.join(ENDINGS)})")
-        files += members
-        labels += [label] * len(members)
-    if not files:
-        raise InputError(f"folder:{root}: no images below {split}/ (endings: {' '.join(ENDINGS)})")
-    return files, np.asarray(labels, dtype=np.int64), tuple(classes["train"])
-
-
-def _classes(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    found = []
-    for base, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(base, name) for name in names if name.lower().endswith(ENDINGS) and not name.startswith(".")]
-    return sorted(found)
-
-
-def _split_hash(root: Path, data_dir: Path, split: str) -> str:
-    files, _, _ = _list(root, split)
-    stamp = hashlib.sha256(f"{root.resolve()}\0{split}\n".encode())
-    for file in files:
-        try:
-            status = file.stat()
-        except OSError as error:
-            raise InputError(f"folder:{root}: {file.relative_to(root)} cannot be read ({error.strerror})") from None
-        stamp.update(f"{file.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    remembered = data_dir / f"folder-hash-{stamp.hexdigest()[:20]}.json"
-    known = load_json(remembered)
-    if known is not None:
-        return str(known)
-    content = hashlib.sha256()
-    for file in files:
-        content.update(f"{file.relative_to(root)}\0".encode())
-        try:
-            content.update(hashlib.sha256(file.read_bytes()).digest())
-        except OSError as error:
-            raise InputError(f"folder:{root}: {file.relative_to(root)} cannot be read ({error.strerror})") from None
-    digest = content.hexdigest()[:20]
-    save_json(remembered, digest)
-    return digest
-
-
-def _decode_all(root: Path, files: list[Path]) -> NDArray[np.uint8]:
-    # PIL decodes and resizes without Python's lock, so threads do the work in parallel.
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(_decode_one, files, chunksize=64))
-    errors = [(file, result) for file, result in zip(files, results, strict=True) if isinstance(result, str)]
-    if errors:
-        more = f" and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-        shown = "; ".join(f"{file.relative_to(root)} ({reason})" for file, reason in errors[:_SHOWN])
-        raise InputError(f"folder:{root}: {len(errors)} broken image(s), mend or remove them: {shown}{more}")
+        raise InputError(_broken(folder, errors, data_dir))
     return np.stack([result for result in results if not isinstance(result, str)])
 
 
-def _decode_one(file: Path) -> NDArray[np.uint8] | str:
-    from PIL import Image
-
+def _decode_one(folder: ImageFolder, room: Room, name: str) -> NDArray[np.uint8] | str:
+    if fault := folder.fault(name):
+        return fault
     try:
-        with Image.open(file) as image:
-            return decode(image)
+        with open_image(folder.tree.root / name, folder.facts[name].formats) as image, room.take(memory_of(image)):
+            return decode(image, folder.scale_of(name))
     except Exception as error:  # PIL's plugins raise anything, SyntaxError and struct.error among it
-        return f"{type(error).__name__}: {error}"
+        return reason_of(error)
+
+
+def _broken(folder: ImageFolder, errors: list[tuple[str, str]], data_dir: Path) -> str:
+    """The message about broken images; of many, all are listed in a file."""
+    lines = [f"{printable(name)} ({reason})" for name, reason in errors]
+    text = f"{folder.title}: {len(lines)} broken image(s), mend or remove them: "
+    if len(lines) <= _ALL_SHOWN:
+        return text + "; ".join(lines)
+    content = "".join(f"{line}\n" for line in lines)
+    path = data_dir / f"broken-images-{hashlib.sha256(content.encode()).hexdigest()[:8]}.txt"
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    except OSError:
+        return text + "; ".join(lines)
+    return f"{text}{'; '.join(lines[:_SHOWN])} and {len(lines) - _SHOWN} more; all are listed in {path}"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.data_cache import Arrays, checksum_of, keep_json, load_kept_json
 from core.errors import InputError
 from core.image_decoding import to_rgb32
 
@@ -67,11 +68,33 @@ def loader(name: str) -> Callable[[Path, str], Loaded]:
                 f"dataset {name}: neither found below {data_dir} nor downloaded ({error}); "
                 f"put torchvision's files there (--data DIR), or name a folder of images as folder:PATH"
             ) from None
+        except Exception as error:  # its readers raise anything for a damaged file, AssertionError among it
+            raise InputError(
+                f"dataset {name}: its files below {data_dir} are damaged ({type(error).__name__}: {error}); delete them, "
+                "so that they are downloaded again"
+            ) from None
         images = np.asarray(data.data)
         labels = np.asarray(data.targets if hasattr(data, "targets") else data.labels, dtype=np.int64)
         if name == "svhn":  # torchvision keeps SVHN as [N, C, H, W], the others as [N, H, W(, C)]
             images = images.transpose(0, 2, 3, 1)
         names = tuple(data.classes) if hasattr(data, "classes") else tuple(str(i) for i in range(10))
+        _check_unchanged(name, split, data_dir, {"images": images, "labels": labels})
         return to_rgb32(images), labels, names, None
 
     return load
+
+
+def _check_unchanged(name: str, split: str, data_dir: Path, arrays: Arrays) -> None:
+    """Compares images and labels with what was read first: trials of both would be taken for trials of one data set.
+
+    torchvision itself checks the files of some data sets only when it downloads them.
+    """
+    path = data_dir / f"{name}-{split}-checksum.json"
+    checksum, first = checksum_of(name, arrays), load_kept_json(path)
+    if first is None:
+        keep_json(path, checksum)
+    elif first != checksum:
+        raise InputError(
+            f"dataset {name}: its {split} images or labels below {data_dir} are not those that were first read there: put "
+            f"those files back, or delete the wrong ones, to download them again; if the first were wrong, delete {path} too"
+        )

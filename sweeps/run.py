@@ -82,7 +82,7 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
 
     process.interrupt_on_signals()
     config = check(command)
-    console.print(config.introduction, highlight=False)
+    console.print(config.introduction, highlight=False, soft_wrap=True)
     for note in uri.notes(command.tracking_uri):
         console.print(note, highlight=False, soft_wrap=True)
     if config.dry_run:

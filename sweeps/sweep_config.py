@@ -24,6 +24,7 @@ from sweeps.planning.grid_file import list_grids, load_grid
 from sweeps.planning.planner import Planner
 from sweeps.planning.trial import Plan
 from sweeps.storage.checked_folder import CheckedFolder, DamagedFileError
+from sweeps.storage.image_sets import describe_folders
 from sweeps.storage.location import check_folder
 from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.storage.trial_state import parse_mapping
@@ -71,7 +72,7 @@ class SweepConfig:
         deterministic: whether results are bit-equal on GPUs too.
         dry_run: whether to show the plan and its cost, and run nothing.
         report_only: whether to make tables and report from finished trials, and train nothing.
-        introduction: the first line to print: which profile is used, and why.
+        introduction: the first lines to print: which profile is used, and why; what folders of images hold.
         budget: limit for ``--until-decided``; None without it.
         test: the test of differences between seeds.
     """
@@ -176,7 +177,7 @@ def check(command: CommandLine) -> SweepConfig:
         deterministic=command.deterministic,
         dry_run=command.dry_run,
         report_only=command.report_only,
-        introduction=introduction,
+        introduction="\n".join([introduction, *describe_folders(plan.requested_trials, command.data_dir)]),
         budget=budget,
         test=ANYTIME_VALID_T_TEST if marked or (budget is not None and not command.report_only) else PAIRED_T_TEST,
     )

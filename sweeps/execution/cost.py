@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import median
 
 from core.config import TrialConfig
-from core.datasets import count_train
 from core.models import ENCODERS
 from core.pairing import PAIRINGS
 from sweeps.planning.trial import Plan, Trial
@@ -60,9 +59,9 @@ def estimate(plan: Plan, snapshot: StoreSnapshot, done: Collection[str], *, gpu:
             continue
         config = trial.config
         if not config.trained:
-            seconds[key] = _untrained_seconds(config)
+            seconds[key] = _untrained_seconds(trial)
             continue
-        images = config.train_subset or count_train(config.dataset)
+        images = config.train_subset or trial.train_images
         epochs = _epochs_to_train(plan, trial, snapshot)
         rate = rates.get(_kind(config))
         measured += rate is not None
@@ -78,15 +77,16 @@ def estimate(plan: Plan, snapshot: StoreSnapshot, done: Collection[str], *, gpu:
     return Estimate(seconds, measured, basis)
 
 
-def _untrained_seconds(config: TrialConfig) -> float:
+def _untrained_seconds(trial: Trial) -> float:
     """Seconds for a method that trains nothing.
 
     Raw pixels take longer, because they have many dimensions. The time for a neighbourhood graph grows with the square of the
     number of images.
     """
+    config = trial.config
     if config.method == "raw-pixels":
         return _RAW_PIXELS_SECONDS
-    images = config.train_subset or count_train(config.dataset)
+    images = config.train_subset or trial.train_images
     return _EVALUATION_SECONDS + (_GRAPH_SECONDS * images**2 if config.method == "laplacian-eigenmaps" else 0.0)
 
 

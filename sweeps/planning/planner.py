@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import PROFILES, TrialConfig, digest, make_config, resolve_precision, trial_key
-from core.datasets import identify
+from core.datasets import count_train, identify
 from core.errors import InputError
 from core.pairing import PAIRINGS
 from sweeps.planning.arms import expand_arms, merge, select_arms, settings_errors
@@ -42,6 +42,7 @@ class _Identities:
 
     datasets: dict[str, str]
     anomalies: dict[str, str]
+    train_images: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -230,11 +231,13 @@ def _identify(configs: Collection[TrialConfig], data_dir: Path) -> _Identities:
             names.add(ancestor.dataset)
             ancestor = ancestor.parent
     errors: list[str] = []
-    identities = _Identities({}, {})
+    identities = _Identities({}, {}, {})
     for found, wanted, as_anomalies in ((identities.datasets, names, False), (identities.anomalies, anomalies, True)):
         for name in sorted(wanted):
             try:
                 found[name] = identify(name, data_dir, anomalies=as_anomalies)
+                if not as_anomalies:
+                    identities.train_images[name] = count_train(name, data_dir)
             except InputError as error:
                 errors += error.errors
     if errors:
@@ -260,6 +263,7 @@ def _finish_trial(
         resumable_from=tuple(resumable_from),
         untrained_key=trial_key(config.replace(method="untrained", parent=None), datasets) if config.trained else None,
         data=datasets[config.dataset],
+        train_images=identities.train_images[config.dataset],
         anomalies={name: identities.anomalies[name] for name in config.anomaly_datasets if name in identities.anomalies},
         diff_from_base=_diff_from_base(config, base),
         validation_only=bool(validation_only) and validation_only.issuperset(draft.arms or draft.required_by),

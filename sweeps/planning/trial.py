@@ -27,6 +27,7 @@ class Trial:
         resumable_from: shorter trials that it could continue, as (epochs, key), the longest first.
         untrained_key: key of the trial with the untrained encoder of the same seed and data, to compare with.
         data: identity of its data set's content.
+        train_images: how many train images its data set has.
         anomalies: identity of each anomaly set's content, by name, the headline set first.
         diff_from_base: fields in which it differs from base: name -> (base's value, this trial's value).
         validation_only: True while a search selects points: only validation metrics are computed.
@@ -41,6 +42,7 @@ class Trial:
     resumable_from: tuple[tuple[int, str], ...]
     untrained_key: str | None
     data: str
+    train_images: int
     anomalies: Mapping[str, str]
     diff_from_base: Mapping[str, tuple[Any, Any]]
     validation_only: bool = False

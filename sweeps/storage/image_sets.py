@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from core.config import TrialConfig, check_sizes
-from core.datasets import ImageSet, Splits, load_anomalies, load_splits, load_validation_anomalies
+from core.datasets import ImageSet, Splits, describe, load_anomalies, load_splits, load_validation_anomalies
 from core.errors import InputError
 from sweeps.planning.trial import Trial
 
@@ -70,6 +70,18 @@ def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
     if errors:
         raise InputError(list(dict.fromkeys(errors)))
     return Images(loaded, {name: found for name, found in anomalies.items() if found is not None}, validation)
+
+
+def describe_folders(trials: Iterable[Trial], data_dir: Path) -> list[str]:
+    """Return lines about the folders of images that trials and their parents use: what is taken, and what is passed over.
+
+    Raises:
+        InputError: for a folder that is not laid out as a data set.
+    """
+    configs = [config for trial in trials for config in _lineage(trial.config)]
+    datasets = dict.fromkeys((config.dataset, False) for config in configs)
+    anomalies = dict.fromkeys((name, True) for config in configs for name in config.anomaly_datasets)
+    return [line for name, as_anomalies in datasets | anomalies for line in describe(name, data_dir, anomalies=as_anomalies)]
 
 
 def _splits(dataset: str, data_dir: Path, subset: int | None) -> Splits:
