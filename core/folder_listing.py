@@ -29,10 +29,10 @@ SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 IMAGE_ENDINGS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 )
-_HIDDEN = ("hidden", "the name begins with a dot")
+_HIDDEN = ("hidden", "their names begin with a dot")
 #: Why a folder was passed over.
 SYSTEM = "made by the system, an archive or a NAS"
-SEEN = "a link to a folder that is read already"
+SEEN = "links to a folder that is read already"
 _ENDING = re.compile(r"\.[a-z0-9_+-]{1,10}")
 
 

@@ -70,13 +70,13 @@ def _counts(split: str, members: Members) -> str:
 
 
 def _scaling(folder: ImageFolder) -> Iterator[str]:
-    rules = Counter(rule for name in folder.facts if (rule := folder.rule(name)))
+    rules = Counter(rule for name in folder.facts if (rule := folder.rule(name)) and not folder.fault(name))
     for rule, n in rules.items():
         if rule.startswith("integers"):
             bits = int(rule.split()[2])
-            yield f"{n:,} grey images of more than 8 bits use {bits} bits: scaled from 0..{2**bits - 1:,}"
+            yield f"{n:,} image(s) of more than 8 bits a grey value use {bits} bits: they are scaled from 0..{2**bits - 1}"
         else:
-            yield f"{n:,} images of floating-point values are scaled from 0..255"
+            yield f"{n:,} image(s) of floating-point values are scaled from 0..255"
 
 
 def _warnings(folder: ImageFolder, train: Members, test: Members) -> Iterator[str]:

@@ -19,9 +19,10 @@ from core.folder_listing import File, Part, Tree, class_name, ending, list_folde
 from core.image_decoding import Scale
 
 #: The depths that grey values in files of 16 or 32 bits are taken to have: the smallest that holds all of a folder.
-DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+DEPTHS = (8, 10, 12, 14, *range(16, 33))
 #: By this share of their range floating-point values may exceed it, as resampling makes them; they are clipped.
 _OVERSHOOT = 0.05
+_SHOWN = 6  # kinds of files that were passed over for one reason
 _LEAST_OF_255 = 16.0  # values of 0 .. 255 reach this somewhere in a folder
 _LEAST_COLOUR = 16.0  # of 255: where no colour of a folder reaches it, at most 12 of 16 bits are used
 
@@ -137,10 +138,11 @@ class ImageFolder:
         return found
 
     def passed_over_text(self) -> str:
-        """What was passed over, the most first; empty if nothing was."""
-        counts = self.passed_over.most_common()
-        shown = "; ".join(f"{n:,} {what} ({why})" for (what, why), n in counts[:8])
-        return shown + (f"; {sum(n for _, n in counts[8:]):,} others" if counts[8:] else "")
+        """What was passed over, by reason; empty if nothing was."""
+        reasons: dict[str, list[tuple[str, int]]] = {}
+        for (what, why), n in self.passed_over.most_common():
+            reasons.setdefault(why, []).append((what, n))
+        return "; ".join(f"{_counted(counts)} ({why})" for why, counts in reasons.items())
 
     def members(self, split: str) -> Members:
         """The images of ``train``, ``test`` or ``anomalies``.
@@ -223,3 +225,8 @@ class ImageFolder:
     def _instead(self) -> str:
         text = self.passed_over_text()
         return f" (passed over: {text})" if text else ""
+
+
+def _counted(counts: list[tuple[str, int]]) -> str:
+    shown = ", ".join(f"{n:,} {what}" for what, n in counts[:_SHOWN])
+    return shown + (f", {sum(n for _, n in counts[_SHOWN:]):,} others" if counts[_SHOWN:] else "")
