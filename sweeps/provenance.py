@@ -8,6 +8,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from sweeps.masking import MASK, mask
+
 
 @cache
 def git_commit() -> str | None:
@@ -22,5 +24,7 @@ def git_commit() -> str | None:
 
 
 def command_line() -> str:
-    """Return the command that was typed, ready to be typed again."""
-    return shlex.join(["python", "sweeps/run.py", *sys.argv[1:]])
+    """Return the command that was typed, ready to be typed again; a password in it is hidden, which a comment then says."""
+    shown = [mask(argument) for argument in sys.argv[1:]]
+    hint = f"  # {MASK} stands for the password" if shown != sys.argv[1:] else ""
+    return shlex.join(["python", "sweeps/run.py", *shown]) + hint
