@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from core.paths import is_remote
 from sweeps.planning.trial import Trial
@@ -34,10 +35,19 @@ class StoreSnapshot:
         self._states.clear()
 
     def verify(self, trials: Iterable[Trial]) -> None:
-        """Read all files of trials that are in a folder (not at a URL), so that damage is known before they are used."""
-        if not is_remote(self.store.storage):
-            for trial in trials:
-                self.state(trial.key).verify()
+        """Read all files of trials, so that damage is known before they are used, and record missing checksums.
+
+        Where the storage is a URL nothing is done: reading everything would take too long.
+        """
+        if is_remote(self.store.storage):
+            return
+        for trial in trials:
+            state = self.state(trial.key)
+            damage = state.verify()
+            with suppress(OSError):  # a storage that cannot be written to
+                for name in state.unrecorded():
+                    if name not in damage:
+                        state.files.record(name)
 
     def note_damage(self, found: str) -> None:
         """Keep what was found of a file that belongs to no trial, for :meth:`new_damage`."""
