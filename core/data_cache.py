@@ -1,7 +1,6 @@
 """What is kept below ``data_dir`` to save time: each file carries a checksum of its content and of its own name.
 
-What is damaged, or lies under another's name, counts as absent: it is made again, and a line says so. Where ``data_dir`` cannot
-be written to, nothing is kept.
+What is damaged, or lies under another's name, counts as absent: it is made again, and a line says so.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ import errno
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +20,20 @@ from core.atomic_files import atomic_write, load_arrays, save_arrays
 
 Arrays = dict[str, NDArray[Any]]
 _CHECKSUM = "sha256"
-_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _log = logging.getLogger(__name__)
 
 
 def kept_arrays(path: Path, names: Sequence[str], make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of a file, which is made where it is missing, damaged, of before there were checksums, or lacks some."""
+    """The arrays of a file, which is made where it is missing, damaged, of before there were checksums, or lacks some.
+
+    Raises:
+        OSError: if it has to be made and cannot be written.
+    """
     arrays = _load_arrays(path)
     if arrays is None or any(name not in arrays for name in names):
         arrays = make()
         checksum = np.frombuffer(bytes.fromhex(checksum_of(path.name, arrays)), np.uint8)
-        with _unless_read_only():
-            save_arrays(path, arrays | {_CHECKSUM: checksum})
+        save_arrays(path, arrays | {_CHECKSUM: checksum})
     return arrays
 
 
@@ -47,10 +47,14 @@ def checksum_of(name: str, arrays: Arrays) -> str:
 
 
 def keep_json(path: Path, content: Any) -> None:
-    """Keeps what JSON can hold."""
+    """Keeps what JSON can hold, a note that saves time; where ``data_dir`` may only be read, nothing."""
     text = json.dumps(content, separators=(",", ":"))
-    with _unless_read_only(), atomic_write(path) as temporary:
-        temporary.write_text(f"{_text_checksum(path, text)}\n{text}", encoding="utf-8")
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_text(f"{_text_checksum(path, text)}\n{text}", encoding="utf-8")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
 
 
 def load_kept_json(path: Path) -> Any | None:
@@ -85,12 +89,3 @@ def _load_arrays(path: Path) -> Arrays | None:
     if path.exists():
         _log.warning("%s is damaged: it is made again", path)
     return None
-
-
-@contextmanager
-def _unless_read_only() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _READ_ONLY:
-            raise

@@ -82,9 +82,8 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
 
     process.interrupt_on_signals()
     config = check(command)
-    console.print(config.introduction, highlight=False, soft_wrap=True)
-    for note in uri.notes(command.tracking_uri):
-        console.print(note, highlight=False, soft_wrap=True)
+    for line in (config.introduction, *config.folder_notes, *uri.notes(command.tracking_uri)):
+        console.print(line, highlight=False, soft_wrap=True)
     if config.dry_run:
         show_plan(config, console)
         return ExitCode.DONE

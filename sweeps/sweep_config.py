@@ -72,7 +72,8 @@ class SweepConfig:
         deterministic: whether results are bit-equal on GPUs too.
         dry_run: whether to show the plan and its cost, and run nothing.
         report_only: whether to make tables and report from finished trials, and train nothing.
-        introduction: the first lines to print: which profile is used, and why; what folders of images hold.
+        introduction: the first line to print: which profile is used, and why.
+        folder_notes: further lines: what folders of images hold, what of them is passed over, and what looks wrong.
         budget: limit for ``--until-decided``; None without it.
         test: the test of differences between seeds.
     """
@@ -90,6 +91,7 @@ class SweepConfig:
     dry_run: bool
     report_only: bool
     introduction: str
+    folder_notes: tuple[str, ...]
     budget: SeedBudget | None
     test: SeedTest
 
@@ -177,7 +179,8 @@ def check(command: CommandLine) -> SweepConfig:
         deterministic=command.deterministic,
         dry_run=command.dry_run,
         report_only=command.report_only,
-        introduction="\n".join([introduction, *describe_folders(plan.requested_trials, command.data_dir)]),
+        introduction=introduction,
+        folder_notes=tuple(describe_folders(plan.requested_trials, command.data_dir)),
         budget=budget,
         test=ANYTIME_VALID_T_TEST if marked or (budget is not None and not command.report_only) else PAIRED_T_TEST,
     )

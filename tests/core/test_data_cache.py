@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core import data_cache, digits_m
 from core.atomic_files import save_arrays
 from core.data_cache import Arrays, kept_arrays
-from core.datasets import load
+from core.datasets import load, load_anomalies
 from core.errors import InputError
 
 
@@ -96,23 +97,36 @@ def test_wrong_labels_of_digits_m_are_noticed(tmp_path: Path) -> None:
     assert digits_m.VERSION == "1", "no image has changed"
 
 
-def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_are_kept_only_where_something_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reasons: list[int] = []
 
     def refuse(*_: object) -> None:
         raise OSError(reasons[-1], "no")
 
-    monkeypatch.setattr(data_cache, "save_arrays", refuse)
     monkeypatch.setattr(data_cache, "atomic_write", refuse)
     for reason in (errno.EROFS, errno.EACCES):
         reasons.append(reason)
-        found, made = kept(tmp_path / "a.npz")
-        assert made and equal(found, arrays())
         data_cache.keep_json(tmp_path / "a.json", [1])
     assert list(tmp_path.iterdir()) == []
     reasons.append(errno.ENOSPC)
     with pytest.raises(OSError, match="no"):
-        kept(tmp_path / "a.npz")
+        data_cache.keep_json(tmp_path / "a.json", [1])
+
+
+def test_a_data_folder_that_may_only_be_read_serves_once_all_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32), (i, 2, 3)).save(tmp_path / name / "x.png")
+    first = load_anomalies(f"folder:{tmp_path / 'one'}", tmp_path / "data")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for function in ("atomic_write", "save_arrays"):
+        monkeypatch.setattr(data_cache, function, refuse)
+    assert np.array_equal(load_anomalies(f"folder:{tmp_path / 'one'}", tmp_path / "data").images, first.images)
+    with pytest.raises(InputError, match=r"--data .* is not kept there yet, and cannot be"):
+        load_anomalies(f"folder:{tmp_path / 'two'}", tmp_path / "data")
 
 
 def test_damaged_json_is_absent_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
