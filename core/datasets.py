@@ -142,10 +142,20 @@ def identify(name: str, data_dir: Path, *, anomalies: bool = False) -> str:
     Raises:
         InputError: for a folder that is missing or not laid out as a data set.
     """
+    return identify_and_count(name, data_dir, anomalies=anomalies)[0]
+
+
+def identify_and_count(name: str, data_dir: Path, *, anomalies: bool = False) -> tuple[str, int]:
+    """What identifies a data set's content, and how many train images it has (of a set of anomalies: 0).
+
+    Raises:
+        InputError: for a folder that is missing or not laid out as a data set.
+    """
     if name.startswith(FOLDER):
         with _kept(name, data_dir):
-            return "folder-" + folders.content_hash(Path(name.removeprefix(FOLDER)), data_dir, anomalies=anomalies)
-    return f"{name}-{DATASETS[name].version}"
+            identity, count = folders.identify(Path(name.removeprefix(FOLDER)), data_dir, anomalies=anomalies)
+        return f"folder-{identity}", count
+    return f"{name}-{DATASETS[name].version}", DATASETS[name].train_images
 
 
 def describe(name: str, data_dir: Path, *, anomalies: bool = False) -> list[str]:
@@ -157,13 +167,6 @@ def describe(name: str, data_dir: Path, *, anomalies: bool = False) -> list[str]
     if not name.startswith(FOLDER):
         return []
     return folder_report.describe(Path(name.removeprefix(FOLDER)), data_dir, anomalies=anomalies)
-
-
-def count_train(name: str, data_dir: Path) -> int:
-    """How many train images a data set has, without decoding them."""
-    if name.startswith(FOLDER):
-        return folders.count(Path(name.removeprefix(FOLDER)), data_dir, "train")
-    return DATASETS[name].train_images
 
 
 def load(name: str, data_dir: Path, split: str) -> ImageSet:

@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from core.data_cache import keep_json, load_kept_json
 from core.errors import InputError
@@ -30,6 +30,9 @@ from core.image_decoding import (
     value_range,
 )
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 T = TypeVar("T")
 S = TypeVar("S")
 #: Raised when the same bytes would be told otherwise.
@@ -38,6 +41,9 @@ _FRESH_NS = 2 * 10**9  # a file that changed so shortly before could change agai
 _DECODING_BYTES = 1 << 30  # images are decoded at once only as far as they fit; one that is larger, alone
 _RAW_ENDINGS = frozenset(
     (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".pef", ".srw", ".raf", ".3fr", ".iiq")
+)
+_LEFT_OVER = frozenset(
+    (".part", ".partial", ".crdownload", ".download", ".tmp", ".temp", ".swp", ".bak", ".backup", ".orig", ".old")
 )
 _SIGNS_OF_BYTES = (b"\xff\xd8\xff", b"GIF87a", b"GIF89a")
 _PNG_SIGN, _PNG_DEPTH_AT = b"\x89PNG\r\n\x1a\n", 24
@@ -61,6 +67,7 @@ class FileFacts(NamedTuple):
         bits: as :func:`core.image_decoding.declared_bits`, of integers.
         low: smallest value, of what is not ``bytes``.
         high: largest value, likewise.
+        pages: how many images a TIFF holds, of which the first is taken.
     """
 
     digest: str
@@ -71,6 +78,7 @@ class FileFacts(NamedTuple):
     bits: int = 0
     low: float = 0.0
     high: float = 0.0
+    pages: int = 1
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -162,13 +170,15 @@ def reason_of(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):
         return f"by its content no image that is read ({', '.join(FORMATS)})"
-    return str(error) if type(error) is ValueError and "pixels" in str(error) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, OSError | ValueError) and str(error) else f"{type(error).__name__}: {error}"
 
 
 def _examine_one(root: str, formats: tuple[str, ...], room: Room, name: str) -> FileFacts | OSError:
     """What a file is; the error, if it cannot be read at all."""
     if ending(name) in _RAW_ENDINGS:
         return FileFacts("", passed_over="raw data of a camera: convert it to TIFF or PNG")
+    if ending(name) in _LEFT_OVER or name.endswith("~"):
+        return FileFacts("", passed_over="left over: unfinished, temporary or a backup")
     try:
         with open(f"{root}/{name}", "rb") as file:  # noqa: PTH123 - 60,000 Paths take seconds
             return _examine_open(file, formats, room, named_image=ending(name) in IMAGE_ENDINGS)
@@ -196,13 +206,21 @@ def _examine_open(file: BufferedReader, formats: tuple[str, ...], room: Room, *,
             bits = declared_bits(image) if values == "integers" else 0
             with room.take(memory_of(image) if values != "bytes" else 0):
                 low, high = value_range(image) if values != "bytes" else (0.0, 0.0)
-        return FileFacts(_digest(file), container=container, values=values, bits=bits, low=low, high=high)
+            pages = _pages(image)
+        return FileFacts(_digest(file), "", "", container, values, bits, low, high, pages)
     except Exception as error:  # PIL's plugins raise anything, SyntaxError and struct.error among it
         if isinstance(error, OSError) and error.errno is not None:
             raise
         if named_image or container or start.startswith(_SURE_SIGNS):
             return FileFacts(_digest(file), broken=reason_of(error))
         return FileFacts("", passed_over="no image")
+
+
+def _pages(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        with suppress(Exception):  # what is wrong with a page that is not taken is no fault
+            return int(getattr(image, "n_frames", 1))
+    return 1
 
 
 def _has_only_bytes(start: bytes) -> bool:

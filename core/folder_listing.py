@@ -33,7 +33,7 @@ _HIDDEN = ("hidden", "their names begin with a dot")
 #: Why a folder was passed over.
 SYSTEM = "made by the system, an archive or a NAS"
 SEEN = "links to a folder that is read already"
-_ENDING = re.compile(r"\.[a-z0-9_+-]{1,10}")
+_ENDING = re.compile(r"\.[a-z0-9_+~-]{1,10}")
 
 
 class File(NamedTuple):

@@ -70,6 +70,8 @@ def _counts(split: str, members: Members) -> str:
 
 
 def _scaling(folder: ImageFolder) -> Iterator[str]:
+    if pages := sum(facts.pages > 1 for facts in folder.facts.values()):
+        yield f"{pages:,} TIFF file(s) hold several images, of which the first is taken"
     rules = Counter(rule for name in folder.facts if (rule := folder.rule(name)) and not folder.fault(name))
     for rule, n in rules.items():
         if rule.startswith("integers"):

@@ -31,8 +31,10 @@ _SHOWN = 5  # of more, these; all are in a file
 Loaded = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], None]
 
 
-def content_hash(root: Path, data_dir: Path, *, anomalies: bool) -> str:
-    """A hash over the names and bytes of the images that count; no file is read again that has not changed.
+def identify(root: Path, data_dir: Path, *, anomalies: bool) -> tuple[str, int]:
+    """A hash over the names and bytes of the images that count, and how many train images there are (of anomalies: 0).
+
+    No file is read again that has not changed.
 
     Of a set of anomalies, ``train/`` counts too where trials are chosen by its images (:func:`has_validation_split`).
 
@@ -44,7 +46,7 @@ def content_hash(root: Path, data_dir: Path, *, anomalies: bool) -> str:
     content = hashlib.sha256()
     for split in parts:
         content.update(f"{split}:{folder.identity(split)}\n".encode())
-    return content.hexdigest()[:20]
+    return content.hexdigest()[:20], 0 if anomalies else len(folder.members("train").names)
 
 
 def has_validation_split(root: Path, data_dir: Path) -> bool:
@@ -53,11 +55,6 @@ def has_validation_split(root: Path, data_dir: Path) -> bool:
     Without ``test/`` every image is one of the anomalies that are tested on.
     """
     return _has_train(ImageFolder.read(root, data_dir))
-
-
-def count(root: Path, data_dir: Path, split: str) -> int:
-    """How many images a split has. Raises as :func:`load`, save that no image is decoded."""
-    return len(ImageFolder.read(root, data_dir).members(split).names)
 
 
 def load(root: Path, data_dir: Path, split: str) -> Loaded:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import PROFILES, TrialConfig, digest, make_config, resolve_precision, trial_key
-from core.datasets import count_train, identify
+from core.datasets import identify_and_count
 from core.errors import InputError
 from core.pairing import PAIRINGS
 from sweeps.planning.arms import expand_arms, merge, select_arms, settings_errors
@@ -235,9 +235,9 @@ def _identify(configs: Collection[TrialConfig], data_dir: Path) -> _Identities:
     for found, wanted, as_anomalies in ((identities.datasets, names, False), (identities.anomalies, anomalies, True)):
         for name in sorted(wanted):
             try:
-                found[name] = identify(name, data_dir, anomalies=as_anomalies)
+                found[name], train_images = identify_and_count(name, data_dir, anomalies=as_anomalies)
                 if not as_anomalies:
-                    identities.train_images[name] = count_train(name, data_dir)
+                    identities.train_images[name] = train_images
             except InputError as error:
                 errors += error.errors
     if errors:

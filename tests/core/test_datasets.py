@@ -15,8 +15,8 @@ from core.datasets import (
     DATASETS,
     ImageSet,
     balanced_subset,
-    count_train,
     identify,
+    identify_and_count,
     load,
     load_anomalies,
     load_splits,
@@ -38,7 +38,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_digits_m_is_what_it_was(data_dir: Path) -> None:
     train, test = load("digits-m", data_dir, "train"), load("digits-m", data_dir, "test")
     assert train.images.shape == (7782, 3, 32, 32) and test.images.shape == (2000, 3, 32, 32)
-    assert count_train("digits-m", data_dir) == len(train)
+    assert identify_and_count("digits-m", data_dir)[1] == len(train)
     sets = (train, test, load_anomalies("digits-m-patches", data_dir), load_anomalies("digits-m-black", data_dir))
     sums = [hashlib.sha256(s.images.tobytes() + s.labels.tobytes()).hexdigest()[:12] for s in sets]
     assert sums == SUMS, "the images changed: raise digits_m.VERSION and record the new sums"
@@ -143,7 +143,7 @@ def test_a_folder_is_read_with_its_classes(tmp_path: Path, data_dir: Path) -> No
     assert images.class_names == ("cat", "dog") and images.labels.tolist() == [0, 0, 0, 1, 1, 1]
     expected = np.asarray(Image.open(root / "train" / "dog" / "1.png")).transpose(2, 0, 1)
     assert np.array_equal(images.images[4], expected)
-    assert count_train(f"folder:{root}", data_dir) == 6
+    assert identify_and_count(f"folder:{root}", data_dir)[1] == 6
 
 
 def test_a_folder_is_identified_by_its_content(tmp_path: Path, data_dir: Path) -> None:

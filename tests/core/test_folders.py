@@ -67,7 +67,7 @@ def n_train(root: Path, data: Path) -> int:
 
 
 def test_images_are_known_by_their_content(root: Path, data: Path) -> None:
-    for i, name in enumerate(("a.jfif", "none", "frame.00017", "scan.bak", "really-a-jpeg.png", "JPEG.JPG")):
+    for i, name in enumerate(("a.jfif", "none", "frame.00017", "scan.dat", "really-a-jpeg.png", "JPEG.JPG")):
         picture().save(root / "train" / "cat" / name, "PNG" if i % 2 else "JPEG")
     assert n_train(root, data) == 10
     assert "train 10 images (cat 8, dog 2), test 4 images (cat 2, dog 2)" in lines(root, data)
@@ -78,12 +78,15 @@ def test_what_is_passed_over_is_told_by_ending_and_reason(root: Path, data: Path
     others = {"a.txt": b"P5 is a format", "b.txt": b"BMW", "c": b"", ".DS_Store": b"x", "Thumbs.db": b"x"}
     for name, content in (others | {"d.nef": b"II*\0" + b"0" * 99}).items():
         (cat / name).write_bytes(content)
+    for name in ("old.png~", "x.jpg.part", "y.bak"):
+        picture().save(cat / name, "JPEG")
     picture().save(root / "train" / "loose.png")
     (root / "val").mkdir()
     assert n_train(root, data) == 4
     told = lines(root, data)
     for what in ("2 .txt (no image)", "1 without ending (empty)", "1 hidden", "1 .nef (raw data of a camera", "1 Thumbs.db ("):
         assert what in told
+    assert "1 .png~, 1 .part, 1 .bak (left over: unfinished, temporary or a backup)" in told
     assert "1 .png (in train/, but in no class folder)" in told and "1 val/ (beside train/ and test/)" in told
     shutil.rmtree(root / "train" / "dog")
     (root / "train" / "dog").mkdir()
@@ -174,6 +177,13 @@ def test_heic_is_read_by_the_extra_or_told(root: Path, data: Path, monkeypatch: 
     assert "1 .heic (HEIC; pip install -e '.[heic]' makes it readable)" in lines(root, data)
     (root / "train" / "cat" / "phone.heic").rename(root / "train" / "cat" / "phone.jpg")
     assert "phone.jpg (HEIC; pip install" in refusal(root, data), "named like an image that is always read"
+
+
+def test_of_several_pages_the_first_is_taken_and_told(root: Path, data: Path) -> None:
+    first = Image.new("L", (32, 32), 7)
+    first.save(root / "train" / "cat" / "x.tif", save_all=True, append_images=[Image.new("L", (32, 32), 99)])
+    assert datasets.load(f"folder:{root}", data, "train").images[2].max() == 7
+    assert "1 TIFF file(s) hold several images, of which the first is taken" in lines(root, data)
 
 
 # -- values of more than 8 bits ------------------------------------------------------------------------------------------
