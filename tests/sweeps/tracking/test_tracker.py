@@ -59,7 +59,7 @@ def test_children_hold_params_metrics_tags_and_artifacts(tmp_path: Path, images:
     for name in ("probe_accuracy", "anomaly_auc", "anomaly_auc/digits-m-patches", "silhouette", "collapse_indicators"):
         assert (name, 2) in steps and (name, 1) not in steps
     client = MlflowClient(uri)
-    assert {item.path for item in client.list_artifacts(children["z"].info.run_id)} == {"config.json", "encoder.pt"}
+    assert {item.path for item in client.list_artifacts(children["z"].info.run_id)} == {"config.json", "encoder.safetensors"}
 
 
 def test_saying_it_again_changes_nothing(tmp_path: Path, images: Images) -> None:
@@ -209,7 +209,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 import mlflow, numpy, torch
 mlflow.set_tracking_uri({uri!r})
-model = mlflow.pytorch.load_model("runs:/{run.info.run_id}/encoder").eval()
+model = mlflow.pytorch.load_model("runs:/{run.info.run_id}/encoder")
 with torch.no_grad():
     numpy.save("found.npy", model(torch.from_numpy(numpy.load("images.npy")).float() / 255).numpy())
 print(mlflow.models.get_model_info("models:/{model.model_id}").signature)
