@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -16,7 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from core.datasets import describe_datasets, is_dataset, normal_name
 from core.errors import InputError
+from core.field_types import Number, Positive, Share, TrueOrFalse, Weight, Whole
 from core.image_decoding import IMAGE_SIZE
+from core.messages import Fault, Place, did_you_mean, faults_of, shown
 from core.models import ENCODERS
 from core.pairing import PAIRINGS
 
@@ -32,11 +35,32 @@ LOSS_CONVENTION = "paper: s mean over dimensions, v(Z) + v(Z'), c(Z) + c(Z')"
 #: Numbers in an image.
 IMAGE_PIXELS = 3 * IMAGE_SIZE**2
 
-#: -0.0 becomes 0.0, which would otherwise be another key.
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(abs)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1), AfterValidator(abs)]
-DatasetName = Annotated[str, AfterValidator(normal_name)]
+#: Upper limits, far above what anybody trains with: a slip of the hand is told at once, not after seconds of planning.
+MAX_EPOCHS, MAX_WIDTH, MAX_NEIGHBORS, MAX_SEED = 10_000, 65_536, 10_000, 2**32 - 1
+#: The longest name of a data set; MLflow takes no longer ones.
+_MAX_NAME = 400
+
+
+def _one_of(choices: Iterable[str]) -> AfterValidator:
+    names = list(choices)
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"{shown(name)} is not one of {', '.join(names)}{did_you_mean(name, names)}")
+        return name
+
+    return AfterValidator(check)
+
+
+def _dataset(*, anomalies: bool) -> AfterValidator:
+    def check(name: str) -> str:
+        if not is_dataset(name, anomalies=anomalies):
+            raise ValueError(f"{shown(name)} is not one of {describe_datasets(anomalies=anomalies)}")
+        if any(len(os.fsencode(part)) > 255 for part in name.removeprefix("folder:").split("/")):
+            raise ValueError(f"{shown(name)} holds a name of more than 255 bytes, which no file system takes")
+        return normal_name(name)
+
+    return AfterValidator(check)
 
 
 _ENCODER = ("encoder", "representation_dim", "seed")
@@ -94,7 +118,7 @@ class Augmentation(BaseModel):
     brightness: Weight = Field(0.4, description="factor from [max(0, 1 - b), 1 + b]")
     contrast: Weight = Field(0.4, description="factor from [max(0, 1 - c), 1 + c]")
     saturation: Weight = Field(0.2, description="factor from [max(0, 1 - s), 1 + s]")
-    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(0.1, description="shift from [-h, h], in turns of the colour circle")
+    hue: Annotated[Number, Field(ge=0, le=0.5)] = Field(0.1, description="shift from [-h, h], in turns of the colour circle")
     grey: Share = Field(0.2, description="probability of losing all colour")
     blur: tuple[Positive, Positive] | None = Field((0.1, 2.0), description="range of sigma of a 3x3 Gaussian; null: no blur")
 
@@ -124,7 +148,7 @@ class TrialConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: str = Field("vicreg", description="what makes the representation")
+    method: Annotated[str, _one_of(METHODS)] = Field("vicreg", description="what makes the representation")
 
     lambda_: Weight = Field(25.0, alias="lambda", description="weight of the invariance term")
     mu: Weight = Field(25.0, description="weight of the variance term (both views summed, as in the paper)")
@@ -132,54 +156,47 @@ class TrialConfig(BaseModel):
     gamma: Positive = Field(1.0, description="target of the standard deviation in the variance term")
     epsilon: Positive = Field(1e-4, description="added to the variance inside the root")
 
-    pairing: str = Field("augment", description="how the two views of an image are made")
-    neighbors_k: int = Field(3, ge=1, description="neighbours among which a partner is drawn")
+    pairing: Annotated[str, _one_of(PAIRINGS)] = Field("augment", description="how the two views of an image are made")
+    neighbors_k: Whole = Field(3, ge=1, le=MAX_NEIGHBORS, description="neighbours among which a partner is drawn")
     pair_purity: Share = Field(1.0, description="share of `class` pairs that are truly of one class")
     parent: TrialConfig | None = Field(None, description="the trial whose representation defines the neighbours")
 
-    encoder: str = Field("resnet18", description="the encoder's architecture")
-    representation_dim: int = Field(128, ge=1, description="dimensions of the encoder's output")
-    projector_dims: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (512, 512, 512), min_length=1, description="widths of the projector's layers"
+    encoder: Annotated[str, _one_of(ENCODERS)] = Field("resnet18", description="the encoder's architecture")
+    representation_dim: Whole = Field(128, ge=1, le=MAX_WIDTH, description="dimensions of the encoder's output")
+    projector_dims: tuple[Annotated[Whole, Field(ge=1, le=MAX_WIDTH)], ...] = Field(
+        (512, 512, 512), min_length=1, max_length=20, description="widths of the projector's layers"
     )
 
-    graph_neighbors: int = Field(10, ge=1, description="neighbours of an image in the graph of laplacian-eigenmaps")
-
-    dataset: DatasetName = Field("cifar10", description="images to train and test on")
-    anomaly_datasets: tuple[DatasetName, ...] = Field(
-        ("mnist",), description="images to tell from the test images; first: the headline"
+    graph_neighbors: Whole = Field(
+        10, ge=1, le=MAX_NEIGHBORS, description="neighbours of an image in the graph of laplacian-eigenmaps"
     )
-    train_subset: int | None = Field(None, ge=2, description="so many train images, class-balanced, always the same ones")
+
+    dataset: Annotated[str, Field(max_length=_MAX_NAME), _dataset(anomalies=False)] = Field(
+        "cifar10", description="images to train and test on"
+    )
+    anomaly_datasets: tuple[Annotated[str, Field(max_length=_MAX_NAME), _dataset(anomalies=True)], ...] = Field(
+        ("mnist",), max_length=100, description="images to tell from the test images; first: the headline"
+    )
+    train_subset: Whole | None = Field(
+        None, ge=2, le=10**9, description="so many train images, class-balanced, always the same ones"
+    )
 
     augmentation: Augmentation = Field(default_factory=Augmentation, description="the list of augmentations")
-    epochs: int = Field(30, ge=1, description="passes over the train images")
-    batch_size: int = Field(256, ge=2, description="images a step; incomplete batches are dropped")
+    epochs: Whole = Field(30, ge=1, le=MAX_EPOCHS, description="passes over the train images")
+    batch_size: Whole = Field(256, ge=2, le=10**6, description="images a step; incomplete batches are dropped")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="sgd has momentum 0.9")
     learning_rate: Positive = Field(3e-4, description="the peak of the schedule")
     weight_decay: Weight = Field(1e-6, description="as the optimiser of that name defines it")
     schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate over time, after the warm-up")
     warmup_epochs: Weight = Field(0.0, description="epochs of linear warm-up")
-    joint_forward: bool = Field(False, description="both views in one forward: faster, but batch-norm sees both at once")
+    joint_forward: TrueOrFalse = Field(False, description="both views in one forward: faster, but batch-norm sees both at once")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it pays, see resolve_precision")
-    threads: int = Field(2, ge=1, description="CPU threads of a trial (recorded, not part of its key)")
-    seed: int = Field(0, ge=0, description="initial weights, order of the images, draws")
+    threads: Whole = Field(2, ge=1, le=1024, description="CPU threads of a trial (recorded, not part of its key)")
+    seed: Whole = Field(0, ge=0, le=MAX_SEED, description="initial weights, order of the images, draws")
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
         errors = []
-        if self.method not in METHODS:
-            errors.append(
-                f"method: {self.method!r} is not one of {', '.join(METHODS)}{did_you_mean(self.method, list(METHODS))}"
-            )
-        if self.pairing not in PAIRINGS:
-            errors.append(f"pairing: {self.pairing!r} is not one of {', '.join(PAIRINGS)}")
-        if self.encoder not in ENCODERS:
-            errors.append(f"encoder: {self.encoder!r} is not one of {', '.join(ENCODERS)}")
-        for field, name, anomalies in [("dataset", self.dataset, False)] + [
-            ("anomaly_datasets", name, True) for name in self.anomaly_datasets
-        ]:
-            if not is_dataset(name, anomalies=anomalies):
-                errors.append(f"{field}: {name!r} is not one of {describe_datasets(anomalies=anomalies)}")
         if len(set(self.anomaly_datasets)) != len(self.anomaly_datasets):
             errors.append("anomaly_datasets: a set is named twice")
         if self.parent is not None and not METHODS[self.parent.method].has_encoder:
@@ -264,27 +281,22 @@ def make_config(fields: Mapping[str, Any], where: str = "") -> TrialConfig:
         return TrialConfig.model_validate(dict(fields))
     except ValidationError as error:
         prefix = f"{where}: " if where else ""
-        raise InputError([prefix + line for fault in error.errors() for line in _describe(fault).split("\n")]) from None
+        raise InputError([prefix + line for fault in faults_of(error) for line in fault.lines(keys_at)]) from None
 
 
-def _describe(fault: Any) -> str:
-    path = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        model = Augmentation if "augmentation" in fault["loc"] else TrialConfig
-        names = [field.alias or name for name, field in model.model_fields.items()]
-        return f"unknown key {path!r}{did_you_mean(str(fault['loc'][-1]), names)}; the keys are {', '.join(names)}"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if not path:
-        return message
-    return f"{path}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
+def field_faults(fields: Mapping[str, Any]) -> list[Fault]:
+    """The faults of single fields, wherever they are laid over: without those of fields that do not go together."""
+    try:
+        TrialConfig.model_validate(dict(fields))
+    except ValidationError as error:
+        return [fault for fault in faults_of(error) if fault.unknown or set(fault.place) - {"parent"}]
+    return []
 
 
-def did_you_mean(name: str, choices: list[str]) -> str:
-    """`` (did you mean 'x'?)`` where a choice resembles the name, else nothing."""
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, choices, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def keys_at(place: Place) -> list[str]:
+    """The keys that are possible where a config has an unknown one."""
+    model = Augmentation if "augmentation" in place[:-1] else TrialConfig
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def resolve_precision(config: TrialConfig, *, gpu: bool, cpu_flags: frozenset[str]) -> TrialConfig:
@@ -331,6 +343,17 @@ def trial_key(config: TrialConfig, identities: Mapping[str, str]) -> str:
         config: with a resolved precision.
         identities: data set name -> identity of its content (:func:`core.datasets.identify`).
     """
+    return digest(_key_content(config, identities))
+
+
+def keys_at_epochs(config: TrialConfig, identities: Mapping[str, str], epochs: Iterable[int]) -> list[tuple[int, str]]:
+    """The keys of a trained config at other numbers of epochs, as (epochs, key): thousands in a moment."""
+    mark = "epochs go here"
+    before, after = _canonical(_key_content(config, identities) | {"epochs": mark}).split(f'"{mark}"')
+    return [(n, _hash(f"{before}{n}{after}")) for n in epochs]
+
+
+def _key_content(config: TrialConfig, identities: Mapping[str, str]) -> dict[str, Any]:
     assert not config.trained or config.precision != "auto", "the key needs the resolved precision"
     content = config.outcome_fields()
     content["dataset"] = identities[config.dataset]
@@ -338,9 +361,17 @@ def trial_key(config: TrialConfig, identities: Mapping[str, str]) -> str:
     if config.needs_parent:
         assert config.parent is not None, "a trial whose pairs need a parent has none"
         content["parent"] = trial_key(config.parent, identities)
-    return digest(content)
+    return content
 
 
 def digest(content: Any) -> str:
     """80 bits of SHA-256 of the canonical JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]
+    return _hash(_canonical(content))
+
+
+def _canonical(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +12,13 @@ from pydantic import ValidationError
 
 from core.config import PROFILES
 from core.errors import InputError
+from core.messages import as_typed, faults_of
 from core.paths import is_remote
 from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, PAIRED_T_TEST, SeedTest
 from sweeps.command_line import CommandLine
 from sweeps.execution.machine import cluster_address, cpu_flags, gpus_of_this_machine, is_submitted
 from sweeps.execution.options import ExecutionOptions
+from sweeps.flag_values import SeedBudget, parse_arms, parse_budget, parse_seeds, share_error, text_errors
 from sweeps.planning.arms import parse_settings
 from sweeps.planning.grid import Fields, Grid
 from sweeps.planning.grid_file import list_grids, load_grid
@@ -38,21 +39,6 @@ UNTIL_DECIDED_MARK = "until-decided.json"
 #: With fewer seeds than this the anytime-valid test cannot decide anything.
 FIRST_SEEDS = 3
 _PROFILES = ("auto", *PROFILES)
-
-
-@dataclass(frozen=True)
-class SeedBudget:
-    """Limit on what a command may spend on further seeds.
-
-    Attributes:
-        text: the budget as typed.
-        amount: seconds of wall time, core-hours or GPU-hours.
-        unit: ``wall``, ``core`` or ``gpu``.
-    """
-
-    text: str
-    amount: float
-    unit: str
 
 
 @dataclass(frozen=True)
@@ -137,12 +123,14 @@ def check(command: CommandLine) -> SweepConfig:
     """
     if command.grid is None:
         raise InputError(f"--grid is missing; there are {', '.join(list_grids())}, or name a .yaml file")
+    if wrong := text_errors(command):
+        raise InputError(wrong)
     errors, address = _Errors(), cluster_address(command.address)
     name = command.grid
     loaded: Grid | None = errors.collect(lambda: load_grid(name), None)
     settings: Fields = errors.collect(lambda: parse_settings(command.settings), {})
-    seeds = errors.collect(lambda: _seeds(command.seeds), None)
-    budget = errors.collect(lambda: _budget(command), None)
+    seeds = errors.collect(lambda: parse_seeds(command.seeds), None)
+    budget = errors.collect(lambda: parse_budget(command), None)
     grid = None if loaded is None else errors.collect(partial(_with_search_flags, loaded, command, seeds), loaded)
     tracking_uri = _check_places(command, errors)
     errors.found += _profile_errors(command, address)
@@ -151,9 +139,10 @@ def check(command: CommandLine) -> SweepConfig:
 
     gpus, scales = _cluster_gpus(address) if address and not errors.found else (gpus_of_this_machine(), False)
     profile, introduction = _choose_profile(command.profile, gpus)
-    errors.found += _gpu_errors(command.gpus_per_trial, gpus, scales)
+    if share_error(command.gpus_per_trial) is None:
+        errors.found += _gpu_errors(command.gpus_per_trial, gpus, scales)
     gpus_per_trial = (1.0 if gpus else 0.0) if command.gpus_per_trial is None else command.gpus_per_trial
-    arms = errors.collect(lambda: _arms(command.arms), None)
+    arms = errors.collect(lambda: parse_arms(command.arms), None)
     snapshot = StoreSnapshot(TrialStore(command.storage))
     planner = Planner(
         profile, settings, command.data_dir, gpu=gpus_per_trial > 0, cpu_flags=cpu_flags(),
@@ -201,11 +190,11 @@ def _check_places(command: CommandLine, errors: _Errors) -> str:
 def _profile_errors(command: CommandLine, address: str | None) -> list[str]:
     errors = []
     if command.profile not in _PROFILES:
-        errors.append(f"--profile {command.profile}: choose from {', '.join(_PROFILES)}")
+        errors.append(f"--profile {as_typed(command.profile)}: choose from {', '.join(_PROFILES)}")
     if address:
         errors += _cluster_errors(command, address)
-    if command.gpus_per_trial is not None and command.gpus_per_trial < 0:
-        errors.append(f"--gpus-per-trial {command.gpus_per_trial}: a share of 0 or more is needed")
+    if (wrong := share_error(command.gpus_per_trial)) is not None:
+        errors.append(wrong)
     return errors
 
 
@@ -238,27 +227,6 @@ def _space_errors(grid: Grid, settings: Fields, plan: Plan, planner: Planner, se
             where = f"grid {grid.name}, arm probe: "
             errors += [f"grid {grid.name}: search.space.{key}: {text.removeprefix(where)}" for text in error.errors]
     return errors
-
-
-_BUDGET = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<unit>s|m|min|h|(core|gpu)-?(h|hours?))", re.IGNORECASE)
-_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
-
-
-def _budget(command: CommandLine) -> SeedBudget | None:
-    """Return the budget: ``30m`` or ``2h`` of wall time, ``4core-h`` or ``1.5gpu-h``; None without ``--until-decided``."""
-    if not command.until_decided:
-        if command.budget is not None:
-            raise InputError("--budget: it goes with --until-decided, which is missing")
-        return None
-    if command.budget is None:
-        raise InputError("--until-decided: say what it may cost with --budget, e.g. 30m, 2h, 4core-h or 1.5gpu-h")
-    found = _BUDGET.fullmatch(command.budget.strip())
-    if found is None or float(found["amount"]) == 0:
-        raise InputError(f"--budget {command.budget}: give a time, e.g. 30m, 2h, 4core-h or 1.5gpu-h")
-    unit, amount = found["unit"].lower(), float(found["amount"])
-    if unit in _SECONDS:
-        return SeedBudget(command.budget, amount * _SECONDS[unit], "wall")
-    return SeedBudget(command.budget, amount, unit[:4] if unit.startswith("core") else "gpu")
 
 
 def _budget_errors(budget: SeedBudget | None, gpus_per_trial: float) -> list[str]:
@@ -297,26 +265,11 @@ def _with_search_flags(grid: Grid, command: CommandLine, seeds: Sequence[int] | 
     try:
         search = type(grid.search).model_validate(grid.search.model_dump() | changes)
     except ValidationError as error:
-        for found in error.errors():
-            flag = f"--search-trials {command.search_trials}: " if found["loc"][:1] == ("trials",) else ""
-            errors.append(flag + str(found["msg"]).removeprefix("Value error, "))
+        for fault in faults_of(error):
+            errors.append(f"--search-trials: {fault.text}" if fault.place == ("trials",) else fault.text)
     if errors:
         raise InputError([line for text in errors for line in text.split("\n")])
     return grid.model_copy(update={"search": search})
-
-
-def _seeds(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        numbers = tuple(int(part) for part in text.removesuffix(",").split(","))
-    except ValueError:
-        raise InputError(f"--seeds {text}: a number of seeds, or a list such as 0,3,4, is needed") from None
-    if len(numbers) == 1:
-        numbers = tuple(range(numbers[0])) if "," not in text else numbers
-    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise InputError(f"--seeds {text}: at least one seed, none negative, none twice")
-    return numbers
 
 
 def _earlier_seeds(snapshot: StoreSnapshot, sweep_id: str) -> list[int]:
@@ -328,14 +281,6 @@ def _earlier_seeds(snapshot: StoreSnapshot, sweep_id: str) -> list[int]:
         snapshot.note_damage(f"{error}; written again at the end of this command")
     configs = [(snapshot.state(key).config or {}).get("config", {}) for key in snapshot.store.trial_keys()]
     return sorted({int(config["seed"]) for config in configs if "seed" in config})
-
-
-def _arms(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    if not (arms := [name.strip() for name in text.split(",") if name.strip()]):
-        raise InputError("--arms: no arm is named")
-    return arms
 
 
 def _cluster_errors(command: CommandLine, address: str) -> list[str]:

@@ -51,7 +51,7 @@ def estimate(plan: Plan, snapshot: StoreSnapshot, done: Collection[str], *, gpu:
         done: keys of the plan's trials for which nothing is left to do.
         gpu: whether the trials run on GPUs.
     """
-    rates = _measured_rates(snapshot, gpu)
+    rates, kept = _measured_rates(snapshot, gpu), frozenset(snapshot.store.trial_keys())
     seconds: dict[str, float] = {}
     measured = 0
     for key, trial in plan.trials.items():
@@ -62,7 +62,7 @@ def estimate(plan: Plan, snapshot: StoreSnapshot, done: Collection[str], *, gpu:
             seconds[key] = _untrained_seconds(trial)
             continue
         images = config.train_subset or trial.train_images
-        epochs = _epochs_to_train(plan, trial, snapshot)
+        epochs = _epochs_to_train(plan, trial, snapshot, kept)
         rate = rates.get(_kind(config))
         measured += rate is not None
         per_image = rate if rate is not None else _flops_estimate(config, gpu)
@@ -140,10 +140,12 @@ def _by_chain(seconds: Mapping[str, float], followers: Mapping[str, list[str]]) 
     return sorted(seconds, key=chain, reverse=True)
 
 
-def _epochs_to_train(plan: Plan, trial: Trial, snapshot: StoreSnapshot) -> int:
+def _epochs_to_train(plan: Plan, trial: Trial, snapshot: StoreSnapshot, kept: frozenset[str]) -> int:
     if snapshot.is_trained(trial.key):
         return 0
-    shorter = (epochs for epochs, key in trial.resumable_from if key in plan.requested or snapshot.is_trained(key))
+    # Looking into a folder for each of thousands of shorter trials would take long; few of them have one.
+    continues = (key in plan.requested or (key in kept and snapshot.is_trained(key)) for _, key in trial.resumable_from)
+    shorter = (epochs for (epochs, _), found in zip(trial.resumable_from, continues, strict=True) if found)
     return trial.config.epochs - next(shorter, 0)
 
 

@@ -3,48 +3,69 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
-
-from core.config import did_you_mean
+from core.config import field_faults, keys_at
 from core.errors import InputError
+from core.messages import as_typed, did_you_mean, first_of, listed
+from sweeps.planning.arm_names import folded, value_texts, with_digest, with_values
 from sweeps.planning.grid import BASE, Fields, Grid
 from sweeps.planning.search_space import overlap
+from sweeps.planning.yaml_reader import MAX_DEPTH, NotReadableError, read_yaml
 
 #: Fields whose own value is a list: for these only a list of lists makes several arms.
 _LISTS = {"projector_dims", "anomaly_datasets"}
+#: A name with values holds at most so many commas.
+_MAX_PIECES = 50
+#: The same, with those of the augmentation list.
+LISTS = _LISTS | {"crop", "crop_ratio", "blur"}
 
 
 def parse_settings(settings: Sequence[str]) -> Fields:
     """Parse ``key=value`` texts into a nested mapping.
 
     Args:
-        settings: the texts; a dotted key sets an entry of a mapping (``augmentation.flip=0``), values are YAML.
+        settings: the texts; a dotted key sets an entry of a mapping (``augmentation.flip=0``), values are YAML. Where a list is
+            needed, a single value stands for a list of one, and commas separate several (``anomaly_datasets=mnist,svhn``).
 
     Raises:
-        InputError: with every text that cannot be parsed.
+        InputError: with every text that cannot be parsed, or sets what no trial can have.
     """
     parsed: Fields = {}
     errors = []
     for setting in settings:
         key, equals, text = setting.partition("=")
-        if not equals or not key.strip():
-            errors.append(f"--set {setting}: not of the form key=value")
+        parts = tuple(key.strip().split("."))
+        if not equals or not all(parts) or len(parts) > MAX_DEPTH:
+            errors.append(f"--set {as_typed(setting)}: not of the form key=value")
             continue
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):
-            errors.append(f"--set {setting}: {text!r} is no valid YAML value")
+            nested: Any = _value(parts, text)
+        except NotReadableError as error:
+            errors.append(f"--set {as_typed(setting)}: {str(error).removeprefix('line 1: ')}")
             continue
-        nested: Any = value
-        for part in reversed(key.strip().split(".")):
+        for part in reversed(parts):
             nested = {part: nested}
-        parsed = merge(parsed, nested)
+        faults = field_faults(nested)
+        errors += [f"--set {as_typed(setting)}: {line}" for fault in faults for line in fault.lines(keys_at)]
+        parsed = parsed if faults else merge(parsed, nested)
     if errors:
         raise InputError(errors)
     return parsed
+
+
+def _value(key: tuple[str, ...], text: str) -> Any:
+    document = read_yaml(text, key)
+    if document.errors:
+        raise NotReadableError("; ".join(document.errors.values()))
+    value = document.value
+    if key[-1] not in LISTS or isinstance(value, list | Mapping) or value is None:
+        return value
+    if isinstance(value, str) and "," in value and not text.lstrip().startswith(("'", '"')):
+        return [_value((*key, str(index)), part) for index, part in enumerate(value.removesuffix(",").split(","))]
+    return [value]
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Fields:
@@ -62,14 +83,27 @@ def expand_arms(grid: Grid) -> dict[str, Fields]:
 
 
 def expanded_arms(grid: Grid) -> Iterator[tuple[str, Fields]]:
-    """Yield name and own fields of every arm of the grid file, lists expanded; a name may occur twice."""
+    """Yield name and own fields of every arm of the grid file, lists expanded; a name may occur twice.
+
+    Of two names that MLflow would take for one, the later one gets a digest, if it is made of values.
+    """
+    known = {folded(name): name for name in grid.arms}
     for name, content in grid.arms.items():
         fields = content or {}
         axes = list_axes(fields)
-        for values in itertools.product(*axes.values()):
-            point = dict(zip(axes, values, strict=True))
-            suffix = "".join(f"/{key}={_short(value)}" for key, value in point.items())
-            yield name + suffix, fields | point
+        texts = {key: value_texts(values) for key, values in axes.items()}
+        for indices in itertools.product(*(range(len(values)) for values in axes.values())):
+            point = {key: axes[key][index] for key, index in zip(axes, indices, strict=True)}
+            own = with_values(name, {key: texts[key][index] for key, index in zip(axes, indices, strict=True)})
+            if axes and known.setdefault(folded(own), own) != own:
+                own = with_digest(own)
+            yield own, fields | point
+
+
+def count_arms(grid: Grid) -> int:
+    """Return how many arms the grid has with base, without making them."""
+    products = [math.prod(len(values) for values in list_axes(content or {}).values()) for content in grid.arms.values()]
+    return sum(products) + (BASE not in grid.arms)
 
 
 def list_axes(fields: Fields) -> dict[str, list[Any]]:
@@ -81,12 +115,6 @@ def list_axes(fields: Fields) -> dict[str, list[Any]]:
     }
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ",".join(f"{key}:{_short(inner)}" for key, inner in value.items())
-    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def select_arms(arms: Mapping[str, Fields], requested: Sequence[str]) -> dict[str, Fields]:
     """Return the named arms; the name of an arm with lists stands for all arms that these make.
 
@@ -96,13 +124,18 @@ def select_arms(arms: Mapping[str, Fields], requested: Sequence[str]) -> dict[st
     chosen: dict[str, Fields] = {}
     errors = []
     families = list(dict.fromkeys([name.split("/")[0] for name in arms] + list(arms)))
-    for name in requested:
+    waiting = list(requested)
+    while waiting:
+        # A name may hold commas, at which --arms was cut: as many pieces as make a name belong together.
+        tried = (",".join(waiting[:n]) for n in range(min(len(waiting), _MAX_PIECES), 0, -1))
+        name = next((name for name in tried if name in arms), waiting[0])
         members = {arm: fields for arm, fields in arms.items() if arm == name or arm.startswith(f"{name}/")}
         if not members:
-            errors.append(f"--arms {name}: no such arm{did_you_mean(name, families)}; there are {', '.join(families)}")
+            errors.append(f"--arms {as_typed(name)}: no such arm{did_you_mean(name, families)}; there are {listed(families)}")
         chosen |= members
+        waiting = waiting[name.count(",") + 1 :]
     if errors:
-        raise InputError(errors)
+        raise InputError(first_of(errors))
     return {name: fields for name, fields in arms.items() if name in chosen}
 
 
@@ -126,5 +159,5 @@ def settings_errors(grid: Grid, arms: Mapping[str, Fields], settings: Fields) ->
             if any(overlap(leaf, key) or overlap(leaf.removeprefix("parent."), key) for leaf in _leaves(fields))
         ]
         if varied:
-            errors.append(f"--set {key}: grid {grid.name} varies it, in {', '.join(varied)}; set what no arm varies")
+            errors.append(f"--set {key}: grid {grid.name} varies it, in {listed(varied)}; set what no arm varies")
     return errors

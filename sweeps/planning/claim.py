@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from core.config import did_you_mean
 from core.errors import InputError
+from core.messages import did_you_mean
 from evaluation.evaluate import METRICS
 
 #: An arm's name or a number.

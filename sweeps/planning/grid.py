@@ -8,12 +8,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from core.config import MAX_SEED
+from core.field_types import Number, Positive, Whole
 from sweeps.planning.search_space import SearchSpec
 
 #: Name of the arm that all others are compared with.
 BASE = "base"
 #: Config fields, name -> value, as in a grid file.
 Fields = dict[str, Any]
+#: The most seeds, and the most trials of a plan: a slip of the hand is told at once, not after minutes of planning.
+MAX_SEEDS, MAX_TRIALS = 1_000, 10_000
 #: Names of a search's points; no arm may have such a name.
 POINT = re.compile(r"point-\d+$")
 
@@ -40,7 +44,7 @@ class Published(BaseModel):
 
     setting: Fields = Field(default_factory=dict)
     notes: str = ""
-    values: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)]]]
+    values: dict[str, dict[str, Number]]
 
 
 def _stated(claim: Any) -> Any:
@@ -69,12 +73,12 @@ class Grid(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    question: str = Field(min_length=1)
+    question: str = Field(min_length=1, max_length=1000)
     primary: str = "probe_accuracy"
-    margin: float = Field(0.01, gt=0, allow_inf_nan=False)
+    margin: Positive = 0.01
     base: Fields = Field(default_factory=dict)
     arms: dict[str, Fields | None] = Field(default_factory=dict)
     search: SearchSpec | None = None
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[Whole, Field(ge=0, le=MAX_SEED)], ...] = Field((0,), min_length=1, max_length=MAX_SEEDS)
     claims: tuple[Annotated[StatedClaim, BeforeValidator(_stated)], ...] = ()
     published: dict[str, Published] = Field(default_factory=dict)

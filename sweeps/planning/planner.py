@@ -11,16 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.config import PROFILES, TrialConfig, digest, make_config, resolve_precision, trial_key
+from core.config import PROFILES, TrialConfig, digest, keys_at_epochs, make_config, resolve_precision, trial_key
 from core.datasets import identify_and_count
 from core.errors import InputError
 from core.pairing import PAIRINGS
+from sweeps.planning.arm_names import MAX_NAME, folded, with_digest
 from sweeps.planning.arms import expand_arms, merge, select_arms, settings_errors
-from sweeps.planning.grid import BASE, Fields, Grid
+from sweeps.planning.grid import BASE, MAX_TRIALS, Fields, Grid
 from sweeps.planning.trial import Plan, Trial
 
 #: Fields that a neighbour trial's parent takes from the trial itself; all others come from the grid's base.
 _FROM_CHILD = ("seed", "dataset", "train_subset", "encoder", "representation_dim", "precision", "threads")
+
+#: The most epochs of all trials together: each may be continued from every shorter one, which is looked for.
+_MAX_EPOCHS = 2_000_000
 
 
 def _no_seeds(sweep_id: str) -> Sequence[int]:
@@ -80,6 +84,11 @@ class Planner:
             InputError: with every error of the configs and the data sets.
         """
         all_arms = expand_arms(grid)
+        if (total := len(all_arms) * len(seeds)) > MAX_TRIALS:
+            raise InputError(
+                f"grid {grid.name}: {len(all_arms):,} arms with {len(seeds):,} seeds are {total:,} trials; "
+                f"at most {MAX_TRIALS:,} are planned: take fewer seeds, or make several grids of it"
+            )
         errors = settings_errors(grid, all_arms, self.settings)
         selected = all_arms
         try:
@@ -91,6 +100,11 @@ class Planner:
         sweep_id = f"{grid.name}-{digest(identity)[:8]}"
         all_seeds = list(dict.fromkeys((*seeds, *self.earlier_seeds(sweep_id))))
         configs = self._configs(grid, all_arms, all_seeds, errors)
+        total = sum(config.epochs for _, config in configs if config.trained)
+        if total > _MAX_EPOCHS:
+            raise InputError(
+                f"grid {grid.name}: its trials have {total:,} epochs together; at most {_MAX_EPOCHS:,} are planned"
+            )
         identities = _identify([config for _, config in configs], self.data_dir)
         drafts, requested = _draft_trials(grid, configs, identities, selected, seeds)
         trials = {key: _finish_trial(key, draft, base, identities, frozenset(validation_only)) for key, draft in drafts.items()}
@@ -231,6 +245,10 @@ def _identify(configs: Collection[TrialConfig], data_dir: Path) -> _Identities:
             names.add(ancestor.dataset)
             ancestor = ancestor.parent
     errors: list[str] = []
+    by_metric: dict[str, str] = {}
+    for name in sorted(anomalies):
+        if (other := by_metric.setdefault(folded(name), name)) != name:
+            errors.append(f"anomaly_datasets: MLflow cannot tell {name!r} from {other!r}; rename one, e.g. by a link")
     identities = _Identities({}, {}, {})
     for found, wanted, as_anomalies in ((identities.datasets, names, False), (identities.anomalies, anomalies, True)):
         for name in sorted(wanted):
@@ -251,12 +269,12 @@ def _finish_trial(
     config, datasets = draft.config, identities.datasets
     resumable_from: list[tuple[int, str]] = []
     if config.trained and config.schedule == "constant":
-        resumable_from = [(n, trial_key(config.replace(epochs=n), datasets)) for n in range(config.epochs - 1, 0, -1)
-                          if n > config.warmup_epochs or config.warmup_epochs == 0]  # fmt: skip
+        shorter = (n for n in range(config.epochs - 1, 0, -1) if n > config.warmup_epochs or config.warmup_epochs == 0)
+        resumable_from = keys_at_epochs(config, datasets, shorter)
     return Trial(
         key=key,
         config=config,
-        arm=draft.arms[0] if draft.arms else f"parent of {', '.join(draft.required_by)}",
+        arm=draft.arms[0] if draft.arms else _name_of_parent(draft.required_by),
         aliases=tuple(draft.arms[1:]),
         required_by=() if draft.arms else tuple(draft.required_by),
         parent_key=trial_key(config.parent, datasets) if config.needs_parent and config.parent else None,
@@ -268,6 +286,11 @@ def _finish_trial(
         diff_from_base=_diff_from_base(config, base),
         validation_only=bool(validation_only) and validation_only.issuperset(draft.arms or draft.required_by),
     )
+
+
+def _name_of_parent(required_by: Sequence[str]) -> str:
+    name = f"parent of {', '.join(required_by)}"
+    return name if len(name) <= MAX_NAME else with_digest(name)
 
 
 def _diff_from_base(config: TrialConfig, base: TrialConfig) -> dict[str, tuple[Any, Any]]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from core.config import TrialConfig, did_you_mean
+from core.config import TrialConfig
+from core.field_types import TrueOrFalse, Whole, as_number
+from core.messages import did_you_mean
 from evaluation.evaluate import METRICS
 
 #: A range with ``zero`` is extended below ``low`` by this share of its width (on a logarithmic scale if ``log``); a number
 #: drawn from the extension means zero.
 ZERO_SHARE = 0.15
+#: The most points of a search, and choices of a field.
+MAX_POINTS, MAX_CHOICES = 5_000, 100
 _RATIO = "/lambda"
 _FIXED = ("dataset", "train_subset", "anomaly_datasets", "threads")
 _OF_PARENTS = ("encoder", "representation_dim", "precision")
@@ -29,10 +33,10 @@ class Range(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    low: int | float
-    high: int | float
-    log: bool = False
-    zero: bool = False
+    low: Annotated[int | float, BeforeValidator(as_number)]
+    high: Annotated[int | float, BeforeValidator(as_number)]
+    log: TrueOrFalse = False
+    zero: TrueOrFalse = False
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -75,6 +79,15 @@ class Range(BaseModel):
         return value if self.low <= value <= self.high else None
 
 
+def _kind(values: Any) -> str | None:
+    if isinstance(values, Range | Mapping):
+        return "range"
+    return "choices" if isinstance(values, list) else None
+
+
+_Choices = Annotated[list[Any], Field(max_length=MAX_CHOICES), Tag("choices")]
+
+
 class SearchSpec(BaseModel):
     """The key ``search`` of a grid file.
 
@@ -87,10 +100,12 @@ class SearchSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    space: dict[str, Range | list[Any]] = Field(min_length=1)
-    trials: int = Field(20, ge=1)
+    space: dict[str, Annotated[Annotated[Range, Tag("range")] | _Choices, Discriminator(_kind)]] = Field(
+        min_length=1, max_length=MAX_CHOICES
+    )
+    trials: Whole = Field(20, ge=1, le=MAX_POINTS)
     objectives: tuple[str, ...] = ("validation_probe_accuracy",)
-    early_stopping: bool = False
+    early_stopping: TrueOrFalse = False
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from evaluation.evaluate import METRICS
 from sweeps.analysis.arm_summary import ArmSummary, deviation, summarize
@@ -26,6 +28,10 @@ COLUMNS = (
     "projection_std",
     "collapse_indicators",
 )
+
+#: What a spreadsheet takes for the start of a formula, the full-width forms too; and what begins so and is a number.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+_NUMBERS = re.compile(r"-?(\d+(\.\d+)?(e[-+]?\d+)?|inf|nan)( to -?(\d+(\.\d+)?(e[-+]?\d+)?|inf|nan))?")
 
 
 def columns_of(plan: Plan) -> list[str]:
@@ -90,14 +96,25 @@ def write_points(path: Path, result: SearchResult) -> Path:
 
 
 def _write(path: Path, text: str) -> Path:
-    CheckedFolder(path.parent).write_bytes(path.name, text.encode())
+    # A reason may hold a file's name that is no UTF-8; half a character would end the writing.
+    CheckedFolder(path.parent).write_bytes(path.name, text.encode("utf-8", "backslashreplace"))
     return path
 
 
-def _csv(rows: Sequence[Sequence[str]]) -> str:
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    """Return the rows as CSV, in which no text is run by a spreadsheet.
+
+    Spreadsheets take a cell that begins with one of = + - @, a tab or a carriage return for a formula. Such a text gets a
+    leading apostrophe, as OWASP advises ("CSV injection"); numbers and intervals (``-0.1 to 0.2``) stay as they are.
+    """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([[_cell(value) for value in row] for row in rows])
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    is_formula = isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBERS.fullmatch(value)
+    return f"'{value}" if is_formula else value
 
 
 def latex(plan: Plan, summaries: Sequence[ArmSummary]) -> str:

@@ -17,14 +17,22 @@ from core.paths import is_remote, local_path
 
 _WRITTEN = ("trials", "sweeps", "artifacts")  # folders of a storage into which commands write
 
+#: Object stores that a sweep can be kept in. fsspec opens others as well, which cannot be written to, or not by many at once.
+_SCHEMES = ("s3", "gs", "gcs", "az", "abfs")
+#: What begins so, and has a colon, is a URL even without //, and no folder's name.
+_URLS = (*_SCHEMES, "file", "data", "memory", "http", "https", "ftp", "github", "zip")
+
 
 def storage_path(text: str) -> Path:
     """Return the path that ``--storage`` names: a folder, or for a URL a UPath.
 
     Raises:
-        argparse.ArgumentTypeError: if it is no path, or no installed package supports the URL's scheme.
+        argparse.ArgumentTypeError: if it is no path, or no store that can be written to, or no installed package supports it.
     """
     scheme, found, rest = text.partition("://")
+    is_url = found or (":" in text and text.partition(":")[0].lower() in _URLS)
+    if is_url and not (found and scheme in ("file", *_SCHEMES)):
+        raise argparse.ArgumentTypeError(f"{text}: give a folder, or a URL that begins with {', '.join(_SCHEMES)} and ://")
     if not found:
         return folder_path(text)
     if scheme == "file":

@@ -17,13 +17,14 @@ from sweeps.analysis.contrasts import Contrast
 from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, LEVEL, seeds_to_decide
 from sweeps.execution import cost
 from sweeps.execution.runner import SweepRunner
+from sweeps.flag_values import SeedBudget
 from sweeps.formatting import duration
 from sweeps.planning.grid import BASE
 from sweeps.planning.trial import Plan
 from sweeps.provenance import command_line
 from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.storage.records import TrialStatus
-from sweeps.sweep_config import UNTIL_DECIDED_MARK, SeedBudget, SweepConfig
+from sweeps.sweep_config import UNTIL_DECIDED_MARK, SweepConfig
 
 #: The outlook at the end says what this many further seeds would show.
 _FURTHER = 4

@@ -32,7 +32,7 @@ from tests.sweeps.strategies.test_search import SEARCH
 
 @pytest.fixture
 def url() -> Path:
-    storage = storage_path(f"memory://results-{free_port()}")
+    storage = UPath(f"memory://results-{free_port()}", use_listings_cache=False)
     assert is_remote(storage)
     return storage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.config import PROFILES, TrialConfig, make_config, resolve_precision, trial_key
+from core.config import PROFILES, TrialConfig, keys_at_epochs, make_config, resolve_precision, trial_key
 from core.errors import InputError
 from tests.conftest import tiny_config
 
@@ -74,6 +74,47 @@ def test_fields_carry_their_public_names() -> None:
 
 def test_the_text_of_a_number_is_a_number() -> None:
     assert make_config({"learning_rate": "3e-4"}).learning_rate == 3e-4  # YAML 1.1 reads 3e-4 as a text
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"mu": True}, "mu: a number is needed, not true"),
+        ({"epochs": True}, "epochs: a number is needed, not true"),
+        ({"epochs": "3"}, "epochs: a number is needed, not '3'"),
+        ({"joint_forward": 1}, "joint_forward: true or false is needed, not 1"),
+        ({"joint_forward": "off"}, "joint_forward: true or false is needed, not 'off'"),
+        ({"epochs": 10_001}, "epochs: it must be at most 10,000, not 10001"),
+        ({"epochs": 10**400}, "epochs: a smaller number is needed"),
+        ({"mu": 1e10}, "mu: it must be at most 1,000,000,000"),
+        ({"seed": 2**32}, "seed: it must be at most 4,294,967,295"),
+        ({"projector_dims": 8}, "projector_dims: a list is needed, e.g. [512, 512, 512], not 8"),
+        ({"projector_dims": [True]}, "projector_dims.0: a number is needed, not true"),
+        ({"augmentation": {"crop": [1]}}, "augmentation.crop: a list is needed, e.g. [0.2, 1.0], not [1]"),
+        ({"augmentation": 3}, "augmentation: a mapping is needed, e.g. {key: value}, not 3"),
+        ({"optimizer": "lion"}, "optimizer: choose from adam, adamw, sgd, not 'lion'"),
+        ({"dataset": None}, "dataset: a text is needed, not null"),
+        ({"dataset": "folder:/" + "x" * 256}, "more than 255 bytes"),
+        ({1: 2}, "1: a key must be a text"),
+    ],
+    ids=str,
+)
+def test_nothing_is_silently_taken_for_something_else(fields: dict[str, object], named: str) -> None:
+    with pytest.raises(InputError) as error:
+        make_config(fields)
+    assert len(error.value.errors) == 1 and named in str(error.value)
+
+
+def test_whole_numbers_may_have_a_point_or_an_exponent() -> None:
+    config = make_config({"epochs": 2.0, "train_subset": "5e3", "joint_forward": True})
+    assert (config.epochs, config.train_subset) == (2, 5000) and type(config.epochs) is int
+    assert key(tiny_config(epochs=2.0)) == key(tiny_config(epochs=2))
+
+
+def test_keys_of_other_epochs_are_those_of_such_configs() -> None:
+    for config in (tiny_config(epochs=9), tiny_config(epochs=9, pairing="neighbors", parent=tiny_config(mu=1).fields())):
+        expected = [(n, key(config.replace(epochs=n))) for n in (8, 3, 1)]
+        assert keys_at_epochs(config, IDS, (8, 3, 1)) == expected
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -33,7 +33,7 @@ def folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), *, broken: boo
     ("arguments", "named"),
     [
         (["--grid", "ablations", "--set", "lamda=3"], ["lamda", "did you mean 'lambda'", "projector_dims"]),
-        (["--grid", "epochs", "--set", "mu=-1"], ["mu", "-1", "greater than or equal to 0"]),
+        (["--grid", "epochs", "--set", "mu=-1"], ["--set mu=-1: mu: 0 or more is needed, not -1"]),
         (["--grid", "ablations", "--set", "epochs=0"], ["epochs", "0"]),
         (["--grid", "ablations", "--set", "mu=3"], ["--set mu", "varies it", "no-variance"]),
         (["--grid", "ablations", "--arms", "base,neighbour"], ["--arms neighbour", "did you mean 'neighbors'", "random"]),

@@ -207,14 +207,13 @@ def test_all_faults_come_at_once_and_name_their_arm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("arms: {x: {}}", ("question",)),
         ("question: q\narms: {x: {}}\nbases: {}", ("unknown key 'bases'", "did you mean 'base'")),
         ("question: q\narms: {}", ("arms",)),
         ("question: q\narms: {x: {}}\nprimary: probe", ("'probe' is no metric", "probe_accuracy")),
         ("question: q\narms: [x]", ("arms",)),
         ("- x", ("a grid is a mapping",)),
         ("question: [", ("no valid YAML",)),
-        ("question: q\narms: {x: {nu: 2020-13-45}}", ("no valid YAML",)),
+        ("question: q\narms: {x: {nu: 2020-13-45}}", ("line 2", "arms.x.nu", "date", "quote it")),
         ("question: q\narms: {x: {mu: 0}, x: {nu: 0}}", ("'x' is given twice",)),
         ("question: q\nname: other\narms: {x: {}}", ("unknown key 'name'",)),
         ("question: q\nbase: {seed: 3}\narms: {x: {}}", ("base: seed", "--seeds")),
@@ -239,7 +238,8 @@ def test_a_grid_with_an_impossible_name(tmp_path: Path) -> None:
 
 
 def test_keys_that_are_no_texts_are_named_not_raised(tmp_path: Path) -> None:
-    assert "augmentation.1" in errors(plan_of, {"x": {}}, tmp_path, settings=parse_settings(["augmentation={1: 2}"]))
+    assert "the key 1 is read as a number; quote it" in errors(parse_settings, ["augmentation={1: 2}"])
+    assert "augmentation.1: a key must be a text" in errors(plan_of, {"x": {}}, tmp_path, settings={"augmentation": {1: 2}})
     assert "--set nu" in errors(parse_settings, ["nu=2020-13-45"])
 
 

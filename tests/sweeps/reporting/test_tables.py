@@ -37,3 +37,20 @@ def test_the_table_has_mean_deviation_and_n(tmp_path: Path) -> None:
     console = Console(record=True, width=160, file=(tmp_path / "log").open("w"))
     console.print(tables.table(plan, tables.summarize(records), {"z": "undecided"}))
     assert "0.3000 ± 0.2646" in console.export_text()
+
+
+def test_no_cell_is_run_by_a_spreadsheet_and_numbers_stay_numbers(tmp_path: Path) -> None:
+    names = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "＝1", "plain"]
+    plan = tiny_plan(tmp_path, {name: {"mu": i} for i, name in enumerate(names)})
+    records = [
+        TrialRecord(trial, TrialStatus.DONE, None, {"probe_accuracy": -0.5}, reason="\ttab, and a name: \udcff")
+        for trial in plan.trials.values()
+    ]
+    paths = tables.write_tables(tmp_path, plan, records)
+    for path in paths[:2]:
+        cells = [cell for row in csv.reader(path.open(encoding="utf-8", newline="")) for cell in row]
+        assert "plain" in cells and "-0.5" in cells, "numbers are left alone"
+        assert all("'" + name in cells for name in names if name != "plain")
+        assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "＝")) or cell.startswith("-2")]
+    assert "'\ttab, and a name: \\udcff" in cells
+    assert tables._csv([[-0.1, "-0.1 to 0.2", "-1e-05", "-inf", "-1+1"]]) == "-0.1,-0.1 to 0.2,-1e-05,-inf,'-1+1\n"

@@ -260,8 +260,8 @@ def test_a_point_whose_parent_was_lost_is_skipped(tmp_path: Path) -> None:
     [
         ({"pairing": ["augment", "neighbours"]}, ["search.space.pairing", "'neighbours' is not one of"]),
         ({"augmentation.flop": [0, 1]}, ["search.space.augmentation.flop", "did you mean 'flip'"]),
-        ({"learning_rate": {"low": -1.0, "high": 1.0}}, ["search.space.learning_rate", "greater than 0"]),
-        ({"epochs": {"low": 1.5, "high": 3.5}}, ["search.space.epochs", "valid integer"]),
+        ({"learning_rate": {"low": -1.0, "high": 1.0}}, ["search.space.learning_rate", "more than 0 is needed"]),
+        ({"epochs": {"low": 1.5, "high": 3.5}}, ["search.space.epochs", "a whole number is needed"]),
         ({"mu": [1, 2], "mu/lambda": [1, 2]}, ["set the same field"]),
         ({"pairing/lambda": [1, 2]}, ["only mu and nu"]),
         ({"dataset": ["mnist", "cifar10"]}, ["dataset cannot vary"]),

@@ -15,12 +15,13 @@ from evaluation.evaluate import metric_ids
 from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, LEVEL, holm
 from sweeps.command_line import parse
 from sweeps.execution.runner import RunOutcome
+from sweeps.flag_values import SeedBudget, parse_budget
 from sweeps.planning.grid import Grid
 from sweeps.planning.trial import Plan
 from sweeps.storage.records import MetricResult
 from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.strategies import sequential_seeds
-from sweeps.sweep_config import UNTIL_DECIDED_MARK, SeedBudget, SweepConfig, _budget
+from sweeps.sweep_config import UNTIL_DECIDED_MARK, SweepConfig
 from tests.conftest import TINY
 from tests.sweeps.tiny import finish, is_done, planner, snapshot
 
@@ -145,7 +146,7 @@ def test_false_verdicts_are_as_rare_as_stated_over_the_whole_procedure() -> None
     ("1.5gpu-h", (1.5, "gpu")),
 ])  # fmt: skip
 def test_budgets(text: str, expected: tuple[float, str]) -> None:
-    found = _budget(replace(parse([]), until_decided=True, budget=text))
+    found = parse_budget(replace(parse([]), until_decided=True, budget=text))
     assert found is not None and (found.amount, found.unit) == expected
 
 
@@ -156,4 +157,4 @@ def test_budgets(text: str, expected: tuple[float, str]) -> None:
 ])  # fmt: skip
 def test_a_wrong_budget_says_what_is_wrong(given: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
-        _budget(replace(parse([]), **given))
+        parse_budget(replace(parse([]), **given))
