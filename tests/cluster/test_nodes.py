@@ -18,7 +18,7 @@ import yaml
 
 from tests.cluster.nodes import Nodes
 from tests.conftest import ROOT, TINY, image_folder
-from tests.fault_injection.kill_sweeps import TABLES, timeless
+from tests.fault_injection.comparison import TABLES, timeless
 
 pytestmark = pytest.mark.timeout(900)
 

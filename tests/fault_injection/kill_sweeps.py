@@ -3,36 +3,32 @@
 A sweep is run undisturbed, and again in a new storage with a signal at random instants of the command's life: SIGKILL to the
 driver (then the same command again), SIGKILL to a worker that trains or draws (nothing is restarted by hand), or SIGINT to the
 driver. A sweep that ends before its next kill is checked, and another begins, until all kills are spent. What is checked says
-:func:`errors`. Prints a line for each kill and a verdict; exit code 0 where nothing was found.
+:mod:`tests.fault_injection.comparison`. Prints a line for each kill and a verdict; exit code 0 where nothing was found.
+Faults of all kinds, at points of work: :mod:`tests.fault_injection.chaos`.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
 
-from core.atomic_files import load_arrays, load_json
-from sweeps.storage.trial_store import TrialStore
-from tests.conftest import ROOT, TINY
+from tests.conftest import TINY
+from tests.fault_injection.comparison import differences, repeated_epochs
+from tests.fault_injection.sweep_command import Command, Undisturbed, busy, finished_work, gone, living, undisturbed
 
 GRID: dict[str, Any] = {
     "question": "Is anything lost?",
@@ -45,161 +41,8 @@ GRID: dict[str, Any] = {
         "raw": {"method": "raw-pixels"},
     },
 }
-TABLES = ("table.csv", "contrasts.csv", "table.tex", "trials.csv")
 _DEATHS = 3  # of one trial's workers, after which the next would end it (sweeps.execution.tune_backend.MAX_DEATHS)
-_GRACE = 10.0  # seconds in which the processes of a dead driver are gone
-_LIMIT = 600.0  # seconds for one command
 _MISSES = 3  # sweeps in a row that ended before any kill, after which the kills are held to miss
-#: Measured by a clock, so no two runs agree.
-_CLOCK = {"time", "seconds", "images_per_second"}
-#: Tags that tell of the command or the storage.
-_OF_A_COMMAND = {"mlflow.parentRunId", "command", "mlflow.note.content", "git_commit"}
-
-
-@dataclass
-class Command:
-    """One command of the driver, in a session of its own, and where it writes."""
-
-    folder: Path
-    grid: Path
-    data: Path
-    process: subprocess.Popen[bytes] = field(init=False)
-    started: float = field(init=False)
-
-    @property
-    def storage(self) -> Path:
-        return self.folder / "results"
-
-    @property
-    def audit(self) -> Path:
-        return self.folder / "audit.jsonl"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log"
-
-    def start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = os.pathsep.join((str(ROOT / "tests" / "fault_injection" / "audit"), str(ROOT)))
-        environment = os.environ | {"CHAOS_AUDIT": str(self.audit), "PYTHONPATH": path}
-        arguments = ["--grid", self.grid, "--profile", "digits-m", "--storage", self.storage, "--data", self.data]
-        line = [sys.executable, str(ROOT / "sweeps" / "run.py"), *map(str, arguments)]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                line, stdout=log, stderr=log, env=environment, cwd=self.folder, start_new_session=True
-            )
-        self.started = time.monotonic()
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit code; None where the command still runs after so many seconds."""
-        with suppress(subprocess.TimeoutExpired):
-            return self.process.wait(timeout=max(0.0, seconds))
-        return None
-
-    def end(self) -> int:
-        """Waits for the end; the exit code."""
-        code = self.wait(_LIMIT)
-        if code is None:
-            self.process.kill()
-            self.process.wait()
-            raise TimeoutError(f"the command did not end within {_LIMIT:.0f} s; {self.log}")
-        return code
-
-    def family(self) -> list[psutil.Process]:
-        """All processes below the driver, save Ray's agents: they linger for a minute, and touch neither storage nor locks."""
-        with suppress(psutil.Error):
-            return [p for p in psutil.Process(self.process.pid).children(recursive=True) if not p.name().endswith("Agent")]
-        return []
-
-    def events(self) -> list[dict[str, Any]]:
-        """What the processes of this folder's commands began, in order."""
-        lines = self.audit.read_text().splitlines() if self.audit.exists() else []
-        return [json.loads(line) for line in lines]
-
-
-@dataclass
-class Undisturbed:
-    """What every torn sweep is held against: its command, its seconds, and those until a worker first took a trial."""
-
-    command: Command
-    seconds: float
-    startup: float
-
-    @property
-    def begun(self) -> list[float]:
-        """Seconds after which each thing was begun; a worker to be killed after the last may have nothing left to do."""
-        times = [event["time"] for event in self.command.events()]
-        return [self.startup + at - times[0] for at in times]
-
-    def progress(self, instant: float) -> tuple[int, float]:
-        """What an instant of this sweep is for one of another speed: how much was begun, and the seconds since the last."""
-        elapsed = self.begun
-        begun = bisect_right(elapsed, instant)
-        return begun, instant - elapsed[begun - 1]
-
-
-def undisturbed(folder: Path, grid: Path, data: Path) -> Undisturbed:
-    """Runs a sweep that nobody disturbs; one that is there is taken."""
-    command = Command(folder, grid, data)
-    measured = folder / "measured.json"
-    if not measured.exists():
-        began = time.time()
-        command.start()
-        if command.end() != 0:
-            raise RuntimeError(command.log.read_text())
-        measured.write_text(json.dumps([time.time() - began, command.events()[0]["time"] - began]))
-    return Undisturbed(command, *load_json(measured))
-
-
-def finished_work(storage: Path) -> dict[str, int]:
-    """File -> the instant it was written, of what must never be written again: trainings, results, and the files these name."""
-    stamps = {}
-    for folder in storage.glob("trials/*"):
-        results = {id_ for path in folder.glob("evaluation-*.json") for id_ in (load_json(path) or {})}
-        files = [*folder.glob("trained.json"), *folder.glob("evaluation-*.json")]
-        if (folder / "trained.json").exists():
-            files += [*folder.glob("encoder.pt"), *folder.glob("checkpoint.pt"), *folder.glob("fitted.npz")]
-        files += [path for path in folder.glob("details/*.npz") if f"detail:{path.stem}" in results]
-        files += [path for path in folder.glob("figures/*.png") if f"figure:{path.stem}" in results]
-        stamps |= {str(path.relative_to(storage)): path.stat().st_mtime_ns for path in files}
-    return stamps
-
-
-def busy(command: Command) -> list[tuple[psutil.Process, str]]:
-    """The workers that train or evaluate a trial, or draw one's figures, each with what it does."""
-    last = {event["pid"]: event for event in command.events() if event["time"] > time.time() - _LIMIT}
-    found = []
-    for process in command.family():
-        with suppress(psutil.Error):
-            title = (process.cmdline() or [""])[0]
-            if title.startswith("ray::") and ("train" in title or "draw" in title) and process.pid in last:
-                event = last[process.pid]
-                epoch = f" epoch {event['epoch']}" if event["epoch"] else ""
-                found.append((process, f"{'draw' if 'draw' in title else 'train'} {event['trial']}{epoch}"))
-    return found
-
-
-def _gone(processes: list[psutil.Process]) -> float | None:
-    """Seconds until all have ended; None where some live on."""
-    began = time.monotonic()
-    while time.monotonic() - began < _GRACE:
-        if not _living(processes):
-            return time.monotonic() - began
-        time.sleep(0.02)
-    return None
-
-
-def _living(processes: list[psutil.Process]) -> list[str]:
-    """Names of those that have not ended."""
-    names = []
-    for process in processes:
-        with suppress(psutil.Error):  # any question may meet its end
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                names.append(process.name())
-    return names
-
-
-# -- tearing -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -244,13 +87,13 @@ def _kill_driver(torn: Torn, draw: random.Random) -> bool:
     command.process.kill()
     command.process.wait()
     torn.kills += 1
-    gone = ""
+    ending = ""
     if draw.random() < 0.5:  # else the next command comes at once
-        seconds = _gone(family)
-        gone = "" if seconds is None else f"; its {len(family)} processes gone in {seconds:.2f} s"
+        seconds = gone(family)
+        ending = "" if seconds is None else f"; its {len(family)} processes gone in {seconds:.2f} s"
         if seconds is None:
-            torn.note(f"processes live on: {_living(family)}")
-    torn.say(f"kill {torn.kills} after {after:5.1f} s: {doing}{gone}")
+            torn.note(f"processes live on: {living(family)}")
+    torn.say(f"kill {torn.kills} after {after:5.1f} s: {doing}{ending}")
     torn.remember()
     return True
 
@@ -283,7 +126,7 @@ def _interrupt(torn: Torn, delay: float, draw: random.Random) -> bool:
         torn.note(f"a traceback after SIGINT; {said[-3000:]}")
     if code == 130 and not ("interrupted; continue with: " in said and "--grid" in said):
         torn.note(f"no command to continue; {said[-500:]}")
-    if _gone(family) is None:
+    if gone(family) is None:
         torn.note("processes live on after SIGINT")
     torn.remember()
     return True
@@ -356,8 +199,7 @@ def torn_sweeps(
                 torn.command.start()
                 if (code := torn.command.end()) != 0:
                     torn.note(f"exit code {code} of the last command; {torn.command.log.read_text()[-3000:]}")
-            for fault in differences(whole.command, torn) if torn.command.process.returncode == 0 else ():
-                torn.note(fault)
+            _check(whole, torn)
         except TimeoutError as error:
             torn.note(str(error))
         say(f"sweep {number}: {torn.kills} kills, {len(torn.errors)} faults")
@@ -394,154 +236,17 @@ def torn_by_all(draw: random.Random, whole: Undisturbed, folder: Path, say: Call
     torn.command.start()
     if (code := torn.command.end()) != 0:
         torn.note(f"exit code {code} of the last command; {torn.command.log.read_text()[-3000:]}")
-    else:
-        for fault in differences(whole.command, torn):
-            torn.note(fault)
+    _check(whole, torn)
     return torn.errors
 
 
-# -- checking ------------------------------------------------------------------------------------------------------------
-
-
-def differences(whole: Command, torn: Torn) -> list[str]:
-    """What differs between a sweep that was killed and one that was not, or was repeated, or is left behind."""
-    torn.remember()
-    return [
-        *_of_tables(whole.storage, torn.command.storage),
-        *_of_trials(whole.storage, torn.command.storage),
-        *_of_epochs(whole, torn),
-        *_of_tracking(whole.storage, torn.command.storage),
-        *_of_leavings(torn.command),
-    ]
-
-
-def _of_tables(whole: Path, torn: Path) -> Iterator[str]:
-    for name in TABLES:
-        texts = [timeless(next(storage.glob(f"sweeps/*/{name}"))) for storage in (whole, torn)]
-        if texts[0] != texts[1]:
-            yield f"{name} differs"
-
-
-def timeless(path: Path) -> Any:
-    """What a table says, without what a clock measured."""
-    if path.name != "trials.csv":
-        return path.read_text()
-    with path.open() as file:
-        return [{name: value for name, value in row.items() if "seconds" not in name} for row in csv.DictReader(file)]
-
-
-def _of_trials(whole: Path, torn: Path) -> Iterator[str]:
-    import torch
-
-    keys = TrialStore(whole).trial_keys()
-    if TrialStore(torn).trial_keys() != keys:
-        yield "the stores hold different trials"
-        return
-    for key in keys:
-        one, other = TrialStore(whole).folder(key), TrialStore(torn).folder(key)
-        left, right = ({str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()} for f in (one, other))
-        for name in sorted(left ^ right):
-            yield f"{key}/{name} is in one store alone"
-        if (one / "encoder.pt").exists():
-            weights = [torch.load(f / "encoder.pt", weights_only=True) for f in (one, other)]
-            if not all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] | weights[1]):
-                yield f"{key}: weights differ"
-        for name in sorted(name for name in left & right if name.endswith(".npz")):
-            arrays = [load_arrays(f / name) or {} for f in (one, other)]
-            if arrays[0].keys() != arrays[1].keys() or any(arrays[0][n].tobytes() != arrays[1][n].tobytes() for n in arrays[0]):
-                yield f"{key}/{name} differs"
-        for name in sorted(name for name in left & right if name.endswith((".png", "config.json"))):
-            if (one / name).read_bytes() != (other / name).read_bytes():
-                yield f"{key}/{name} differs"
-        histories = [
-            [{n: v for n, v in record.items() if n not in _CLOCK} for record in training.history]
-            for storage in (whole, torn)
-            if (training := TrialStore(storage).read(key).training) is not None
-        ]
-        if len(histories) == 2 and histories[0] != histories[1]:
-            yield f"{key}: histories differ"
-        numbers = [{id_: (r.value, r.problem) for id_, r in TrialStore(s).read(key).results.items()} for s in (whole, torn)]
-        if numbers[0] != numbers[1]:
-            yield f"{key}: results differ"
-
-
-def _of_epochs(whole: Command, torn: Torn) -> Iterator[str]:
-    """At most one epoch of a trial again for each kill, and only the one that ran."""
-    begun = [[(e["trial"], e["epoch"]) for e in c.events() if e["what"] == "epoch"] for c in (whole, torn.command)]
-    if set(begun[0]) != set(begun[1]):
-        yield f"other epochs were trained: {set(begun[0]) ^ set(begun[1])}"
-    again = 0
-    for key in dict(begun[1]):
-        epochs = [epoch for trial, epoch in begun[1] if trial == key]
-        steps = [b - a for a, b in pairwise(epochs)]
-        again += steps.count(0)
-        if not set(steps) <= {0, 1} or steps.count(0) > torn.kills:
-            yield f"{key}: epochs trained: {epochs}"
-    torn.say(f"  {len(set(begun[1]))} epochs, {again} trained again")
-
-
-def _of_tracking(whole: Path, torn: Path) -> Iterator[str]:
-    one, other = contents(whole), contents(torn)
-    if one.keys() != other.keys():
-        yield f"MLflow has other runs: {one.keys() ^ other.keys()}"
-    for name in one.keys() & other.keys():
-        for what in one[name]:
-            if one[name][what] != other[name][what]:
-                yield f"MLflow: {what} of {name} differ: {_difference(one[name][what], other[name][what])}"
-        for fault in other[name]["faults"]:
-            yield f"MLflow: {name}: {fault}"
-
-
-def contents(storage: Path) -> dict[Any, dict[str, Any]]:
-    """What the MLflow database of a storage holds: (sweep, trial) -> its run's parts, without what a clock measured."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    (experiment,) = [e.experiment_id for e in client.search_experiments() if e.name != "Default"]
-    models: dict[str, list[str]] = {}
-    for model in client.search_logged_models([experiment]):
-        models.setdefault(model.source_run_id, []).append(str(model.status))
-    found: dict[Any, dict[str, Any]] = {}
-    for run in client.search_runs([experiment]):
-        name = run.data.tags.get("sweep"), run.data.tags.get("trial_key")
-        parts = _contents(client, run, models.get(run.info.run_id, []))
-        if name in found:
-            parts["faults"].append("two runs")
-        found[name] = parts
-    return found
-
-
-def _contents(client: Any, run: Any, models: list[str]) -> dict[str, Any]:
-    points = [point for name in run.data.metrics for point in client.get_metric_history(run.info.run_id, name)]
-    folders = [item.path for item in client.list_artifacts(run.info.run_id) if item.is_dir]
-    lists = [client.list_artifacts(run.info.run_id, folder) for folder in (None, *folders)]
-    timeless = {n: v for n, v in run.data.tags.items() if n not in _OF_A_COMMAND}
-    twice = [point for point, n in Counter((p.key, p.step) for p in points).items() if n > 1]
-    # An interrupted sweep says its summary at the trials done so far, too.
-    metrics = run.data.metrics.items() if "trial_key" not in timeless else ((f"{p.key} {p.step}", p.value) for p in points)
-    return {
-        "faults": [f"{point} is there more than once" for point in twice]
-        + ([] if run.info.status == "FINISHED" else [f"is {run.info.status}"]),
-        "metrics": sorted((name, value) for name, value in metrics if name.split()[0] not in _CLOCK),
-        "params": dict(run.data.params),
-        "tags": timeless,
-        "artifacts": sorted(item.path for items in lists for item in items),
-        "inputs": sorted(i.dataset.name for i in run.inputs.dataset_inputs),
-        "models": (models, len(run.outputs.model_outputs) if run.outputs else 0),
-    }
-
-
-def _difference(one: Any, other: Any) -> str:
-    if isinstance(one, dict):
-        one, other = sorted(one.items()), sorted(other.items())
-    if isinstance(one, list):
-        return f"{[x for x in one if x not in other][:5]} / {[x for x in other if x not in one][:5]}"
-    return f"{one} / {other}"
-
-
-def _of_leavings(command: Command) -> Iterator[str]:
-    for path in [*command.folder.rglob(".*.tmp"), *command.data.rglob(".*.tmp"), *command.storage.glob("vicreg-sweeps-*")]:
-        yield f"left behind: {path}"
+def _check(whole: Undisturbed, torn: Torn) -> None:
+    """Holds a sweep that came to its end against the undisturbed one."""
+    if torn.command.process.returncode == 0:
+        torn.remember()
+        for fault in differences(whole.command, torn.command, torn.kills):
+            torn.note(fault)
+        torn.say(f"  {repeated_epochs(torn.command)} epochs trained again")
 
 
 def main() -> int:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tests.conftest import image_folder
-from tests.fault_injection.kill_sweeps import GRID, Undisturbed, torn_by_all, torn_sweeps, undisturbed
+from tests.fault_injection.kill_sweeps import GRID, torn_by_all, torn_sweeps
+from tests.fault_injection.sweep_command import Undisturbed, undisturbed
 
 pytestmark = pytest.mark.timeout(1800)
 

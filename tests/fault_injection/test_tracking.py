@@ -19,7 +19,7 @@ from sweeps.execution.worker import run_trial
 from sweeps.storage.image_sets import Images
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.database import create_database
-from tests.fault_injection.kill_sweeps import contents
+from tests.fault_injection.comparison import contents, database_uri
 from tests.sweeps.tiny import arm, tell, tiny_plan
 
 WRITES = (
@@ -62,7 +62,7 @@ def _in_a_process(function: Callable[..., None], *arguments: Any) -> int | None:
 
 
 def _said(storage: Path) -> Any:
-    runs = contents(storage)
+    runs = contents(database_uri(storage))
     found = {name: {n: v for n, v in run.items() if n != "artifacts"} for name, run in runs.items()}
     return found | {"artifacts": {name: run["artifacts"] for name, run in runs.items()}}
 
