@@ -26,7 +26,7 @@ from core.atomic_files import file_lock, load_json
 from tests.fault_injection import comparison, faults
 from tests.fault_injection.faults import KINDS, Fault
 from tests.fault_injection.leftovers import MARK, left_behind, marked, shared_memory
-from tests.fault_injection.reference import LIMIT, Reference, reference
+from tests.fault_injection.reference import LIMIT, TRIES, Reference, reference, too_busy
 from tests.fault_injection.sweep_command import Command, finished_work
 from tests.servers import free_port, mlflow_server
 
@@ -112,6 +112,8 @@ class Disturbed:
             command = self.command()
             command.environment = {name: v for name, v in command.environment.items() if name != "CHAOS_POINT"}
             command.start()
+            if command.end(LIMIT) and too_busy(command):
+                continue
             if self.ended(command, (0, 1)) == 0:
                 return
         if not done:
@@ -130,9 +132,7 @@ def _disturb(sweep: Disturbed, stack: ExitStack) -> None:
     if kind == "kill MLflow server":
         sweep.tracking = server.enter_context(mlflow_server(sweep.folder, port))
     stack.callback(lambda: [process.kill() for process in marked(sweep.folder.name)])
-    command = sweep.command()
-    command.start()
-    pid = sweep.at_the_point(command)
+    command, pid = _begin(sweep)
     before = finished_work(command.storage)
     if pid is None:
         sweep.wrong.append("the command ended before the point")
@@ -159,6 +159,17 @@ def _disturb(sweep: Disturbed, stack: ExitStack) -> None:
         after = finished_work(command.storage)
         sweep.wrong += [f"{name} was finished, and is written again" for name in before if after.get(name) != before[name]]
     _check(sweep, command)
+
+
+def _begin(sweep: Disturbed) -> tuple[Command, int | None]:
+    """Starts the command, and waits for the fault's point; returns the process there, or None where the command ended."""
+    for _ in range(TRIES):
+        command = sweep.command()
+        command.start()
+        pid = sweep.at_the_point(command)
+        if pid is not None or not too_busy(command):
+            break
+    return command, pid
 
 
 # Each does its fault to a command whose process ``pid`` waits at the point, and returns the exit codes that are right.

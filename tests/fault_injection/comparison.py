@@ -56,7 +56,8 @@ def timeless(path: Path) -> Any:
 
 
 def _of_files(key: str, one: Path, other: Path) -> Iterator[str]:
-    left, right = ({str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()} for f in (one, other))
+    found = ({str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()} for f in (one, other))
+    left, right = ({name for name in names if not name.startswith("damaged/")} for names in found)
     for name in sorted(left ^ right):
         yield f"{key}/{name} is in one store alone"
     for name in sorted(left & right):

@@ -44,7 +44,7 @@ _STOPPED = 3.0  # seconds between SIGSTOP and SIGCONT
 OF_RAY = {"kill raylet": "raylet", "kill GCS": "gcs_server"}
 _OF_WORKERS = ("kill worker", "stop worker")
 _WORK = ("trial", "epoch", "draw", "file trials/")
-_NEVER_DAMAGED = ("lock",)  # holds nothing
+_NEVER_DAMAGED = ("lock", ".checksums.lock")  # hold nothing
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ def damage(fault: Fault, storage: Path) -> str:
     """Damages a file; where it is not there yet, one that is, of the same kind. Returns which."""
     path = storage / fault.target
     if not path.exists():
-        there = sorted(p for p in storage.glob(f"{Path(fault.target).parts[0]}/**/*") if p.is_file() and p.name != "lock")
+        there = sorted(
+            p for p in storage.glob(f"{Path(fault.target).parts[0]}/**/*") if p.is_file() and p.name not in _NEVER_DAMAGED
+        )
         there = [p for p in there if p.suffix == path.suffix] or there
         if not there:
             return "nothing to damage yet"

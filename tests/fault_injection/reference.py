@@ -17,6 +17,12 @@ from tests.conftest import TINY, image_folder
 from tests.fault_injection.sweep_command import Command
 
 LIMIT = 600.0  # seconds for one command
+TRIES = 3  # of a command for which Ray did not start, before it had anything to do with a fault
+
+
+def too_busy(command: Command) -> bool:
+    """Whether a command ended because Ray (2.60) did not start within its 30 seconds, as on a machine that does much else."""
+    return "timed out during startup" in command.log.read_text(errors="replace")
 
 
 @dataclass
@@ -57,9 +63,13 @@ class Reference:
             (self.folder / "chaos.yaml").write_text(yaml.safe_dump(grid))
             command = self.command
             command.environment = {"CHAOS_STORAGE": str(command.storage)}
-            began = time.monotonic()
-            command.start()
-            if command.end(LIMIT) != 0:
+            for _ in range(TRIES):
+                command.audit.unlink(missing_ok=True)
+                began = time.monotonic()
+                command.start()
+                if command.end(LIMIT) == 0 or not too_busy(command):
+                    break
+            if command.process.returncode != 0:
                 raise RuntimeError(command.log.read_text())
             shutil.copytree(command.storage, self.kept)
             save_json(self.folder / "made.json", {"seconds": time.monotonic() - began})

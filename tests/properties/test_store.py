@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sweeps.planning.trial import Trial
 from sweeps.storage.records import MetricResult, TrainingRecord
-from sweeps.storage.trial_state import product_path
+from sweeps.storage.trial_state import ENCODER, product_name
 from sweeps.storage.trial_store import TrialStore
 from tests.properties.turns import Death, Turns, install
 from tests.sweeps.tiny import arm, tiny_plan
@@ -61,6 +61,7 @@ def do(store: TrialStore, trial: Trial, operation: Sequence[Any]) -> None:
     if what == "config":
         store.save_config(trial, device="CPU, x")
     elif what == "train":
+        store.files(key).write_bytes(ENCODER, b"weights")
         store.save_training(key, TRAINED)
     elif what == "results":
         store.save_results(key, {id_: MetricResult(value_of(id_), None, 1.0) for id_ in operation[1]})
@@ -96,17 +97,18 @@ def look(storage: Path, trial: Trial) -> None:
     store = TrialStore(storage)
     state = store.read(trial.key)
     assert state.config is None or state.config["key"] == trial.key
-    assert state.training in (None, TRAINED)
+    assert state.training in (None, TRAINED) and (state.training is None or state.is_trained)
     assert state.failure in (None, REASON)
+    assert not state.verify(), "nothing counts as damaged"
     for id_, result in state.results.items():
         assert result.problem is None and result.value == (1.0 if ":" in id_ else value_of(id_))
         if ":" in id_:
-            assert product_path(store.folder(trial.key), id_).exists(), "a result that names a file comes after the file"
+            assert (store.folder(trial.key) / product_name(id_)).exists(), "a result that names a file comes after the file"
     for id_ in FIGURES:
-        path = product_path(store.folder(trial.key), id_)
+        path = store.folder(trial.key) / product_name(id_)
         assert not path.exists() or path.read_bytes() == content_of(id_)
     for id_ in DETAILS:
-        path = product_path(store.folder(trial.key), id_)
+        path = store.folder(trial.key) / product_name(id_)
         if path.exists():
             with np.load(path) as arrays:
                 assert {name: arrays[name].tolist() for name in arrays} == {n: a.tolist() for n, a in content_of(id_).items()}
