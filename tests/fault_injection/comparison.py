@@ -193,5 +193,5 @@ def _difference(one: Any, other: Any) -> str:
 
 def of_leavings(command: Command) -> Iterator[str]:
     """Files and folders that are half-written or of a moment."""
-    for path in [*command.folder.rglob(".*.tmp"), *command.data.rglob(".*.tmp"), *command.storage.glob("tune-*")]:
+    for path in [*command.folder.rglob(".*.tmp"), *command.data.rglob(".*.tmp"), *command.storage.glob("vicreg-sweeps-*")]:
         yield f"left behind: {path}"

@@ -84,6 +84,16 @@ def test_a_shift_of_both_views_changes_nothing(pair: tuple[Tensor, Tensor], shif
     assert close(one.covariance, other.covariance, scale**4)
 
 
+@given(views(1))
+def test_terms_are_those_of_torchs_own_statistics(one: tuple[Tensor]) -> None:
+    (z,) = one
+    d = z.shape[1]
+    deviations = (z.var(dim=0) + 1e-4).sqrt()  # with the divisor n - 1
+    assert close(variance(z), (1 - deviations).clamp(min=0).mean(), size(z))
+    squares = torch.cov(z.T).reshape(d, d).square()
+    assert close(covariance(z), (squares.sum() - squares.trace()) / d, size(z) ** 4)
+
+
 @given(views(1), st.randoms(use_true_random=False))
 def test_dimensions_may_be_exchanged_and_mirrored(one: tuple[Tensor], random: Any) -> None:
     (z,) = one

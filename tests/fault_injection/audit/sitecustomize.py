@@ -115,7 +115,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
             name = os.path.relpath(os.fspath(arguments[1]), _STORAGE)
         except TypeError:
             return
-        if not name.startswith(os.pardir) and "artifacts/" not in name and not name.startswith("tune-"):
+        if not name.startswith(os.pardir) and "artifacts/" not in name and not name.startswith("vicreg-sweeps-"):
             _write("file", name=name)
 
 
