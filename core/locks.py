@@ -117,19 +117,19 @@ def remove_scratch(parent: Path, kind: str) -> None:
     with os.scandir(place) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(f"{_NAME}{kind}-")]
     for name in names:
-        with suppress(OSError), _held(place / name / _MARK) as (file, _):
+        with suppress(OSError), held(place / name / _MARK) as (file, _):
             if os.pread(file, len(_MAGIC) + 1, 0) == _MAGIC:
                 shutil.rmtree(place / name)
 
 
 def remove_abandoned(path: Path) -> None:
     """Removes a file that a process left which had it locked and died; where locks are unknown, nothing."""
-    with suppress(OSError), _held(path.parent.resolve() / path.name) as (_, folder):
+    with suppress(OSError), held(path.parent.resolve() / path.name) as (_, folder):
         os.unlink(path.name, dir_fd=folder)
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[tuple[int, int]]:
+def held(path: Path) -> Iterator[tuple[int, int]]:
     """Within the block a file is locked; yields its descriptor and its folder's.
 
     Raises:

@@ -16,7 +16,7 @@ from core.messages import as_typed, faults_of
 from core.paths import is_remote
 from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, PAIRED_T_TEST, SeedTest
 from sweeps.command_line import CommandLine
-from sweeps.execution.machine import cluster_address, cpu_flags, gpus_of_this_machine, is_submitted
+from sweeps.execution.machine import cluster_address, cpu_flags, gpus_of_this_machine, is_submitted, name_of_address
 from sweeps.execution.options import ExecutionOptions
 from sweeps.flag_values import SeedBudget, parse_arms, parse_budget, parse_seeds, share_error, text_errors
 from sweeps.planning.arms import parse_settings
@@ -287,7 +287,7 @@ def _cluster_errors(command: CommandLine, address: str) -> list[str]:
     """Options that are mandatory on a cluster."""
     errors = []
     if command.profile == "auto":
-        errors.append(f"--profile: on a cluster ({address}) it must be named: {', '.join(PROFILES)}")
+        errors.append(f"--profile: on a cluster ({name_of_address(address)}) it must be named: {', '.join(PROFILES)}")
     if is_submitted() and not is_remote(command.storage) and not command.storage.is_absolute():
         errors.append(
             f"--storage {command.storage}: a job runs in a copy of the code that is deleted with it: give an absolute path "
@@ -300,7 +300,7 @@ def _cluster_gpus(address: str) -> tuple[int, bool]:
     """Return the number of GPUs of a cluster, and whether an autoscaler may add more."""
     from sweeps.execution import cluster, ray_private
 
-    cluster.connect(address)
+    cluster.join(address)
     return cluster.gpus(), ray_private.has_autoscaler()
 
 

@@ -6,7 +6,8 @@ import gc
 import importlib
 import os
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.errors import InputError
 from sweeps import process
-from sweeps.execution import ray_private
-from sweeps.execution.machine import is_submitted
+from sweeps.execution import private_folder, ray_private, watch
+from sweeps.execution.machine import is_submitted, name_of_address
 from sweeps.planning.trial import Plan
 from sweeps.storage import location
 from sweeps.storage.image_sets import Images
 
+_CONNECT_SECONDS = 25.0  # for a cluster to answer; one that is gone is waited for by Ray without end
+_START_SECONDS = 120.0  # for Ray to start, or for a cluster that answers to take this driver; four seconds are usual
 _ANSWER_SECONDS = 120.0  # for a node's first worker process to start, which imports torch
 _CODE = ("core", "evaluation", "sweeps")
-#: Environment variables that Tune reads when it runs; values that the user has set are kept. In order: all ready trials may
-#: wait for resources, so that an autoscaler sees them; none of Tune's loggers writes files; Tune's own state, which is never
-#: read, is written only at the end; Tune prints nothing; signals are handled by :mod:`sweeps.process`.
-_TUNE_ENVIRONMENT = {
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-}
 
 
 @dataclass(frozen=True)
@@ -45,23 +38,93 @@ class Node:
     resources: Mapping[str, float]
 
 
-def connect(address: str | None) -> None:
-    """Start Ray on this machine (``address`` None), or join the cluster at ``address`` and send this code to its nodes.
+@contextmanager
+def running_here(folder: Path) -> Iterator[None]:
+    """Run Ray on this machine alone for the length of the block, with its files in a private folder.
 
-    Does nothing if Ray is connected already.
+    Nothing of it can be reached from another machine, and it asks everyone who connects for a token of its own. If one of its
+    processes dies, the command ends. For the end of the block see :func:`_disconnect`.
 
     Raises:
-        InputError: if there is no cluster at the address.
+        InputError: if Ray does not start.
     """
-    for name, value in _TUNE_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    logs = private_folder.logs(folder)
+    failed = f"Ray does not start on this machine, see its logs in {logs}"
+    token = private_folder.make_token(folder)
+    with ray_private.local_environment(token), ray_private.without_raylets_last_lines():
+        with process.defer_signals(), watch.limit(_START_SECONDS, f"{failed} (no end in {_START_SECONDS:.0f} s)"):
+            try:
+                with watch.silenced():
+                    ray.init(
+                        address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+                        _temp_dir=str(private_folder.ray_folder(folder)),
+                    )  # fmt: skip
+            except Exception as error:  # Ray raises AssertionError and Exception, too
+                private_folder.keep(folder)
+                raise InputError(f"{failed} ({_on_one_line(error)})") from None
+        checks = [watch.process_check(f"Ray's {name}", started) for name, started in ray_private.own_processes().items()]
+        watcher = watch.Watch(checks, ray.is_initialized, ray_private.kill_own_processes, f"; Ray's logs until then: {logs}")
+        try:
+            yield
+        finally:
+            watcher.stop()
+            _disconnect()
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """Stay connected to the cluster at ``address`` for the length of the block; if it is gone, the command ends.
+
+    Raises:
+        InputError: see :func:`join`.
+    """
+    join(address)
+    gcs = ray.get_runtime_context().gcs_address
+    checks = [
+        watch.socket_check("the raylet of this machine", ray_private.raylet_socket()),
+        watch.address_check(f"the Ray cluster at {gcs}", gcs),
+    ]
+    with ray_private.without_raylets_last_lines():
+        watcher = watch.Watch(checks, lambda: True, lambda: None)
+        try:
+            yield
+        finally:
+            watcher.stop()
+            _disconnect()
+
+
+def join(address: str) -> None:
+    """Join the cluster at ``address``, and send this code to its nodes; if it is joined already, do nothing.
+
+    Raises:
+        InputError: if no cluster answers at the address, or it does not accept this command.
+    """
     if ray.is_initialized():
         return
-    if address is None:
-        with process.defer_signals():
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        return
-    ray_private.offer_token()
+    named, nobody = name_of_address(address), f"{name_of_address(address)}: no Ray cluster answers there"
+    if "://" in address:
+        raise InputError(f"{named}: HOST:PORT of a cluster's head is needed (a URL is for `ray job submit`)")
+    try:
+        with watch.limit(_CONNECT_SECONDS, f"{nobody} (nothing in {_CONNECT_SECONDS:.0f} s)"), watch.silenced():
+            resolved = ray_private.resolve_address(address)
+            if (problem := watch.connect_problem(resolved)) is not None:
+                raise InputError(f"{nobody} ({problem})")
+            ray_private.check_answer(resolved)
+        with watch.limit(_START_SECONDS, f"{named}: the cluster did not take this command in {_START_SECONDS:.0f} s"):
+            _init(address)
+    except InputError:
+        raise
+    except ray_private.authentication_errors():
+        raise InputError(
+            f"{named}: the cluster asks for a token, and this command has none or another; Ray takes it from RAY_AUTH_TOKEN, "
+            "from the file that RAY_AUTH_TOKEN_PATH names, or from ~/.ray/auth_token, unless RAY_AUTH_MODE is disabled"
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        text = _on_one_line(error)
+        raise InputError(f"{named}: {text}" if "ersion mismatch" in text else f"{nobody} ({text})") from None
+
+
+def _init(address: str) -> None:
     root = Path(__file__).parents[2]
     if is_submitted():
         # Nodes of one machine that share a temporary folder each unpack a job's code again, over the folder in which its driver
@@ -70,12 +133,12 @@ def connect(address: str | None) -> None:
         _import_all_code()
         os.chdir("/")
     environment = None if is_submitted() else {"py_modules": [str(root / name) for name in _CODE]}
-    try:
-        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"--address {address}: no Ray cluster answers there ({reason})") from None
+    ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
     process.interrupt_on_signals()  # ray.init has set a handler of its own
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__
 
 
 def _import_all_code() -> None:
@@ -86,10 +149,10 @@ def _import_all_code() -> None:
             importlib.import_module(module.name)
 
 
-def disconnect() -> None:
-    """Disconnect from Ray, and end it if :func:`connect` started it; a cluster that was joined keeps running.
+def _disconnect() -> None:
+    """Disconnect from Ray, and end it if :func:`running_here` started it; a cluster that was joined keeps running.
 
-    Call it when no other thread is left. If a thread's garbage collection frees a Ray reference while Ray shuts down, the whole
+    No other thread may be left. If a thread's garbage collection frees a Ray reference while Ray shuts down, the whole
     process ends with code 1 ("accesses the Ray's worker after it is shutdown"). Hence unused references are collected first.
     """
     gc.unfreeze()

@@ -113,7 +113,11 @@ class FigureTasks(SweepCallback):
         """Start a task that draws the trial's figures, if it is done and lacks any."""
         trial = record.trial
         if record.status == TrialStatus.DONE and not self._store.read(trial.key).is_drawn(trial):
-            self._open[self._task.remote(trial, self._images, self._store.storage)] = trial
+            self.draw(trial)
+
+    def draw(self, trial: Trial) -> None:
+        """Start a task that draws the figures that a done trial lacks, damaged ones included."""
+        self._open[self._task.remote(trial, self._images, self._store.storage)] = trial
 
     def wait(self) -> dict[str, str]:
         """Wait for all tasks and report each trial to the callbacks; return key -> reason for the trials whose task failed."""

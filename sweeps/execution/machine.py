@@ -13,7 +13,15 @@ _GPU_PATHS = ("/sys/class/kfd", "/dev/dri", "/dev/mxcd")
 
 def cluster_address(requested: str | None) -> str | None:
     """Return the address of the cluster to join: the requested one, else ``RAY_ADDRESS``; None: only this machine."""
-    return requested or os.environ.get("RAY_ADDRESS")
+    address = requested or os.environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
+
+
+def name_of_address(address: str) -> str:
+    """Return an address of :func:`cluster_address` with the place that it comes from, for messages."""
+    if os.environ.get("RAY_ADDRESS") != address:
+        return f"--address {address}"
+    return f"RAY_ADDRESS={address}, which Ray gave to this job" if is_submitted() else f"RAY_ADDRESS={address} (environment)"
 
 
 def is_submitted() -> bool:

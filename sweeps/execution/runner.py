@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,7 +16,9 @@ from core.paths import ensure_dir
 from sweeps import process
 from sweeps.execution import cost
 from sweeps.execution.callbacks import SweepCallback
+from sweeps.execution.machine import name_of_address
 from sweeps.execution.options import ExecutionOptions, Rungs
+from sweeps.execution.private_folder import private_folder
 from sweeps.execution.progress import Progress
 from sweeps.formatting import duration
 from sweeps.planning.trial import Plan, Trial
@@ -62,6 +66,7 @@ class SweepRunner:
         self._meter = SlotTimeMeter()
         self._callbacks = [*callbacks, self._meter]
         self._images: Any = None
+        self._ray = ExitStack()
         self.outcome = RunOutcome()
 
     @property
@@ -142,7 +147,7 @@ class SweepRunner:
             callbacks = [progress, *self._callbacks]
             figure_tasks = FigureTasks(self._images, store, callbacks)
             for key in undrawn:
-                figure_tasks.on_trial_end(self._snapshot.record(plan.trials[key]))
+                figure_tasks.draw(plan.trials[key])
             interrupted = False
             if open_keys or source is not None:
                 skipped, failed, interrupted = tune_backend.run(
@@ -175,23 +180,37 @@ class SweepRunner:
 
     def _start(self, plan: Plan) -> None:
         """Load the images, check the cluster's nodes, and connect to Ray; later calls do nothing."""
-        from sweeps.execution import cluster
-
         if self._images is not None:
             return
+        from sweeps.execution import cluster
+
         options = self._options
-        # Loaded before anything is written, since images may have errors. Plans that follow need no other images.
-        images = load_images(self._trials_to_load(plan), options.data_dir)
-        _check_validation_anomalies(plan, images)
-        if options.address is not None:  # nodes may have errors: until they are checked, only probe files are written
-            cluster.connect(options.address)
-            ensure_dir(options.storage)
-            if note := cluster.check_nodes(plan, options.gpus_per_trial, options.storage):
-                self._say(note)
+        try:
+            folder = None if options.address is not None else self._make_private_folder()
+            # Loaded before anything is written, since images may have errors. Plans that follow need no other images.
+            images = load_images(self._trials_to_load(plan), options.data_dir)
+            _check_validation_anomalies(plan, images)
+            if options.address is not None:  # nodes may have errors: until they are checked, only probe files are written
+                self._ray.enter_context(cluster.joined(options.address))
+                self._say(f"runs on the Ray cluster of {name_of_address(options.address)}")
+                ensure_dir(options.storage)
+                if note := cluster.check_nodes(plan, options.gpus_per_trial, options.storage):
+                    self._say(note)
+        except BaseException:
+            self._ray.close()
+            raise
         for callback in self._callbacks:
             callback.on_sweep_start()
-        cluster.connect(options.address)
+        if folder is not None:
+            self._ray.enter_context(cluster.running_here(folder))
         self._images = cluster.put_images(images)
+
+    def _make_private_folder(self) -> Path:
+        """Make the folder for Ray's files, before anything is started, since ``TMPDIR`` may have errors."""
+        folder, note = self._ray.enter_context(private_folder())
+        if note is not None:
+            self._say(note)
+        return folder
 
     def _trials_to_load(self, plan: Plan) -> list[Trial]:
         if self._options.more_plans:
@@ -203,11 +222,8 @@ class SweepRunner:
 
     def close(self) -> None:
         """Disconnect from Ray; call it when no other thread is left (in particular the tracker's)."""
-        if self._images is not None:
-            from sweeps.execution import cluster
-
-            self._images = None
-            cluster.disconnect()
+        self._images = None
+        self._ray.close()
 
 
 def _check_validation_anomalies(plan: Plan, images: Images) -> None:

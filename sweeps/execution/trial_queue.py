@@ -108,7 +108,7 @@ class TrialQueue:
             self._plan = self._plan.merged_with(more)
             for key in new:
                 trial = self._plan.trials[key]
-                if self._store.read(key).is_done(trial):
+                if self._store.is_whole(trial):
                     self._over.add(key)
                 else:
                     self._waiting.append(key)

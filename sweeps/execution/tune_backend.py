@@ -8,6 +8,7 @@ not in Tune's own state: a killed sweep is continued from the store.
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import signal
 import threading
@@ -35,6 +36,16 @@ from sweeps.planning.trial import Plan, Trial
 from sweeps.storage.trial_store import TrialStore
 
 _KEY = "trial_key"
+#: Environment variables that Tune reads when it runs; values that the user has set are kept. In order: all ready trials may
+#: wait for resources, so that an autoscaler sees them; none of Tune's loggers writes files; Tune's own state, which is never
+#: read, is written only at the end; Tune prints nothing; signals are handled by :mod:`sweeps.process`.
+_ENVIRONMENT = {
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
 #: How many times a trial whose worker died (killed, out of memory, node lost) continues on another worker from its last epoch.
 MAX_DEATHS = 3
 _SLOT_SECONDS = 5.0  # after so long the slots are counted again
@@ -64,6 +75,8 @@ def run(
     Returns:
         Key of each skipped trial -> why; key of each failed trial -> why; and whether the run was interrupted.
     """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     store = TrialStore(options.storage)
     queue = TrialQueue(plan, open_keys, store, callbacks, source, _slot_counter(plan, options.gpus_per_trial))
     # Silences Tune's tracebacks of workers that died and its list of their trials; progress reports each in one line.
@@ -89,7 +102,7 @@ def run(
                 failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
             ),
         )
-        with ray_private.treat_oom_kill_as_actor_death(), _stopped_by_signals():
+        with ray_private.treat_oom_kill_as_actor_death(), ray_private.without_aws_variables(), _stopped_by_signals():
             tuner.fit()
     return queue.skipped, queue.failed, queue.interrupted
 

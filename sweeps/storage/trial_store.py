@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from core.config import digest
 from core.locks import file_lock, remove_scratch, scratch_folder
+from core.paths import is_remote
 from evaluation.evaluate import NOT_DEFINED
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import ASIDE, CheckedFolder
@@ -154,6 +155,13 @@ class TrialStore:
             return False
         parent = (read or self.read)(parent_key)
         return parent.encoder_file is not None and parent.files.digest(parent.encoder_file) not in (None, known)
+
+    def is_whole(self, trial: Trial) -> bool:
+        """Return whether nothing is left to do in the trial's slot, after reading all its files (not those of a URL)."""
+        state = self.read(trial.key)
+        if state.is_done(trial) and not is_remote(self.storage):
+            state.verify()
+        return state.is_done(trial) and not self.trained_with_another_parent(trial.parent_key, state)
 
     def mend(self, trial: Trial) -> list[str]:
         """Set the trial's damaged files aside, so that they are made again, and record missing checksums.

@@ -147,9 +147,9 @@ class OptunaTrialSource:
             trial = next(t for t in plan.trials.values() if point.arm in t.arms)
             running = trial.key in self._numbers
             self._numbers.setdefault(trial.key, []).append(point.number)
-            state = self._config.snapshot.store.read(trial.key)  # other drivers may have run it since the snapshot
-            if state.is_done(trial):
-                self.trial_ended(state.record(trial))
+            store = self._config.snapshot.store
+            if store.is_whole(trial):  # other drivers may have run it since the snapshot
+                self.trial_ended(store.read(trial.key).record(trial))
             elif not running:
                 return plan
         return None

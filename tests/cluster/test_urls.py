@@ -104,7 +104,10 @@ def test_a_job_that_would_leave_its_results_in_a_copy_of_the_code_is_refused(tmp
     done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path)
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     profile, storage = done.stderr.splitlines()
-    assert "--profile: on a cluster (127.0.0.1:1) it must be named" in profile and "--storage results: a job runs in" in storage
+    assert (
+        "--profile: on a cluster (RAY_ADDRESS=127.0.0.1:1, which Ray gave to this job) it must be named" in profile
+        and "--storage results: a job runs in" in storage
+    )
 
 
 #: One arm of each kind: a parent's child, the labels, no training, a fit, pixels.
