@@ -285,7 +285,8 @@ def _check(sweep: Disturbed, command: Command) -> None:
     sweep.wrong += comparison.of_tracking(comparison.database_uri(kept), uri)
     sweep.wrong += comparison.of_leavings(command)
     names = [{_plain(path, root) for path in root.rglob("*") if path.is_file()} for root in (kept, command.storage)]
-    sweep.wrong += [f"{name} is unknown" for name in sorted(names[1] - names[0]) if not name.startswith("trials/")]
+    unknown = {name for name in names[1] - names[0] if not name.startswith("trials/") and "damaged" not in Path(name).parts}
+    sweep.wrong += [f"{name} is unknown" for name in sorted(unknown)]
 
 
 def _plain(path: Path, root: Path) -> str:
