@@ -31,14 +31,15 @@ def shared_memory() -> set[str]:
     return {path.name for path in _SHARED.iterdir()} if _SHARED.is_dir() else set()
 
 
-def left_behind(value: str, before: set[str]) -> list[str]:
+def left_behind(value: str, before: set[str], patience: float = _PATIENCE) -> list[str]:
     """What is left of the commands with that mark, after a while in which it may go; each in words.
 
     Args:
         value: the mark's value.
         before: the names in shared memory before the first command.
+        patience: how many seconds processes may take to end.
     """
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + patience
     while (living := marked(value)) and time.monotonic() < until:
         time.sleep(0.5)
     found = []

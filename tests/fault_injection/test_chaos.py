@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.fault_injection.chaos import run_fault
 from tests.fault_injection.faults import KINDS, Fault, damage, draw_fault
+from tests.fault_injection.leftovers import MARK, left_behind, shared_memory
 from tests.fault_injection.reference import Reference, reference
 
 POINTS = ["draw k", "epoch k 1", "file sweeps/s/table.csv", "file trials/k/config.json", "stage connect over", "trial k"]
@@ -74,6 +76,29 @@ def test_the_disk_fails_as_a_full_a_read_only_and_a_broken_one_do(tmp_path: Path
     line = [sys.executable, "-c", _WRITER, str(storage), str(flag)]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["ENOSPC ENOSPC ok ok ENOENT", "EROFS EROFS EROFS ok ok", "EIO ok ok ok ENOENT"]
+
+
+_LISTENER = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); print(s.getsockname()[1]); input()"
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm")
+def test_processes_sockets_and_shared_memory_that_are_left_are_found(tmp_path: Path) -> None:
+    mark, before = tmp_path.name, shared_memory()
+    left = Path("/dev/shm") / f"vicreg-sweeps-test-{os.getpid()}"
+    process = subprocess.Popen(
+        [sys.executable, "-uc", _LISTENER], env={MARK: mark}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        port = process.stdout.readline().strip()
+        left.touch()
+        found = left_behind(mark, before, patience=0)
+    finally:
+        left.unlink(missing_ok=True)
+        process.communicate("")
+    assert any("lives on" in line and f"listens on [{port}]" in line for line in found)
+    assert f"/dev/shm/{left.name} is left" in found
+    assert left_behind(mark, shared_memory(), patience=0) == []
 
 
 @pytest.fixture(scope="module")
