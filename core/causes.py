@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+#: What the operating system says where this user may not write.
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _PROBE_BYTES = 2**16
 
 
@@ -94,5 +96,6 @@ def _room(mount: Path | None) -> str:
         usage, inodes = shutil.disk_usage(mount), os.statvfs(mount)
         if inodes.f_files and not inodes.f_favail:
             return " (it can hold no further file)"
-        return f" ({usage.free / 1e9:.2f} of {usage.total / 1e9:.2f} GB free)"
+        unit, size = ("GB", 1e9) if usage.total >= 1e9 else ("MB", 1e6)
+        return f" ({usage.free / size:.1f} of {usage.total / size:.1f} {unit} free)"
     return ""

@@ -5,7 +5,6 @@ What is damaged, or lies under another's name, counts as absent: it is made agai
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.atomic_files import atomic_write, load_arrays, save_arrays
+from core.causes import UNWRITABLE
 
 Arrays = dict[str, NDArray[Any]]
 _CHECKSUM = "sha256"
@@ -53,7 +53,7 @@ def keep_json(path: Path, content: Any) -> None:
         with atomic_write(path) as temporary:
             temporary.write_text(f"{_text_checksum(path, text)}\n{text}", encoding="utf-8")
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in UNWRITABLE:
             raise
 
 

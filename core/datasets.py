@@ -6,7 +6,6 @@ and keeps the arrays below ``data_dir``. Naming and validating one costs nothing
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core import digits_m, folder_report, folders, torchvision_datasets
-from core.causes import explain
+from core.causes import UNWRITABLE, explain
 from core.errors import InputError, UnwritableError
 from core.paths import expand_home
 
@@ -187,7 +186,7 @@ def _kept(name: str, data_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in UNWRITABLE:
             raise
         raise UnwritableError(
             f"--data {data_dir}: {name} is not kept there yet, and cannot be ({explain(error)}); name another folder"
