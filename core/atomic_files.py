@@ -68,7 +68,7 @@ def atomic_write(path: Path, on_complete: Callable[[Path], None] | None = None) 
 def save_json(path: Path, content: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def load_json(path: Path) -> Any | None:

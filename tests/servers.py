@@ -41,7 +41,7 @@ def serving(command: Sequence[str], url: str, log: Path) -> Iterator[None]:
             except urllib.error.HTTPError:
                 break
             except OSError:
-                assert time.monotonic() < until and server.poll() is None, log.read_text()
+                assert time.monotonic() < until and server.poll() is None, log.read_text(encoding="utf-8")
                 time.sleep(0.3)
         yield
     finally:

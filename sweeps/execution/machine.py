@@ -54,7 +54,7 @@ def _may_have_gpus() -> bool:
 def cpu_flags() -> frozenset[str]:
     """Return the processor's feature flags as Linux names them; an empty set if they are not known."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return frozenset()
     return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))

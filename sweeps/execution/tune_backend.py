@@ -221,7 +221,7 @@ def _death_reason(trial: Any) -> str:
 
     ``Trial.get_error()`` reads a copy of that file, which Tune writes too late.
     """
-    text = Path(trial.error_file).read_text() if trial.error_file else ""
+    text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial.error_file else ""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip().removeprefix("ray.exceptions.RayActorError: ") if lines else "killed, or its machine is gone"
 

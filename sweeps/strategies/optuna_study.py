@@ -245,7 +245,7 @@ class _RemoteJournal:
             raise InputError(f"{self._path}: another command runs this search; if the storage is a URL, run one at a time")
         self._lines += [json.dumps(log, separators=(",", ":")) for log in logs]
         with atomic_write(self._path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in self._lines))
+            temporary.write_text("".join(f"{line}\n" for line in self._lines), encoding="utf-8")
 
 
 def _mend(path: Path) -> None:

@@ -115,7 +115,9 @@ def schema_versions() -> tuple[frozenset[str], str | None]:
     versions: set[str] = set()
     succeeded: set[str] = set()
     for script in (path for place in places for path in Path(place, "store", "db_migrations", "versions").glob("*.py")):
-        for name, value in re.findall(r"^(revision|down_revision)\b[^=\n]*=(.*)$", script.read_text(), re.MULTILINE):
+        for name, value in re.findall(
+            r"^(revision|down_revision)\b[^=\n]*=(.*)$", script.read_text(encoding="utf-8"), re.MULTILINE
+        ):
             (versions if name == "revision" else succeeded).update(re.findall(r"[\"'](\w+)[\"']", value))
     newest = versions - succeeded
     return frozenset(versions), newest.pop() if len(newest) == 1 else None

@@ -420,7 +420,7 @@ def test_all_broken_images_are_listed_in_a_file_when_many(root: Path, data: Path
     (root / "train" / "dog" / "none").write_bytes(b"\xff\xd8\xff\xe0 cut")
     message = refusal(root, data)
     assert "21 broken image(s)" in message and message.count("bad") == 5 and " and 16 more; all are listed in " in message
-    listed = Path(message.rpartition(" ")[2]).read_text().splitlines()
+    listed = Path(message.rpartition(" ")[2]).read_text(encoding="utf-8").splitlines()
     assert len(listed) == 21 and listed[-1].startswith("train/dog/none (")
 
 

@@ -323,7 +323,7 @@ def run_fault(seed: int, number: int, whole: Reference) -> Row:
 
 def append(table: Path, row: Row) -> None:
     """Adds a row to the table; several processes may."""
-    with file_lock(table.with_name(f".{table.name}.lock")), table.open("a", newline="") as file:
+    with file_lock(table.with_name(f".{table.name}.lock")), table.open("a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(row)))
         if file.tell() == 0:
             writer.writeheader()

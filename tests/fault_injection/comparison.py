@@ -50,8 +50,8 @@ def of_results(whole: Path, torn: Path) -> Iterator[str]:
 def timeless(path: Path) -> Any:
     """What a table says, without what a clock measured."""
     if path.name != "trials.csv":
-        return path.read_text()
-    with path.open() as file:
+        return path.read_text(encoding="utf-8")
+    with path.open(encoding="utf-8") as file:
         return [{name: value for name, value in row.items() if "seconds" not in name} for row in csv.DictReader(file)]
 
 

@@ -55,7 +55,7 @@ def _held() -> set[str]:
     held = set()
     for process in psutil.process_iter():
         with suppress(OSError, psutil.Error):
-            for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
+            for line in Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8").splitlines():
                 if f"{_SHARED}/" in line:
                     held.add(line.split(f"{_SHARED}/", 1)[1].removesuffix(" (deleted)"))
             for link in Path(f"/proc/{process.pid}/fd").iterdir():

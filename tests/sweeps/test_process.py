@@ -1,4 +1,4 @@
-"""Ctrl-C at instants at which Python alone would lose it."""
+"""The signals that end a command: Ctrl-C at instants at which Python would lose it, SIGTERM and SIGHUP."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 
 import pytest
 
 from sweeps import process
+from tests.conftest import ROOT
 
 
 def test_a_ctrl_c_waits_for_the_end_of_the_block_and_leaves_loggings_lock_free() -> None:
@@ -33,3 +35,56 @@ def test_a_ctrl_c_that_is_ignored_stays_so() -> None:
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+#: A command that waits in the place that is named, and says what it waits in and how it was stopped.
+WAITS = """
+import signal, sys, time
+from sweeps import process
+process.exit_on_signals()
+def wait():
+    print("waits", flush=True)
+    for _ in range(6000): time.sleep(0.01)
+where = sys.argv[1]
+try:
+    if where == "import": wait()
+    process.interrupt_on_signals()
+    if where == "run": wait()
+    with process.stop_on_signals(lambda: print("stop", flush=True)): wait()
+except KeyboardInterrupt:
+    code, text = process.interruption()
+    print(text, file=sys.stderr)
+    sys.exit(code)
+"""
+
+
+def _stopped(where: str, *signals: signal.Signals, ignored: bool = False) -> tuple[int, str, str]:
+    """What such a command says and how it ends when signals come one after the other."""
+    line = [*(["nohup"] if ignored else []), sys.executable, "-c", WAITS, where, "x y"]
+    command = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", cwd=ROOT)
+    assert command.stdout is not None and command.stdout.readline() == "waits\n"
+    for i, number in enumerate(signals):
+        if i and where == "tune":
+            assert command.stdout.readline() == "stop\n"
+        command.send_signal(number)
+    said = command.communicate(timeout=60)
+    return command.returncode, *said
+
+
+@pytest.mark.parametrize("where", ["import", "run"])
+def test_sigterm_and_sighup_end_a_command_as_ctrl_c_does(where: str) -> None:
+    for number, code, by in (
+        (signal.SIGINT, 130, ""), (signal.SIGTERM, 143, " by SIGTERM"), (signal.SIGHUP, 129, " by SIGHUP"),
+    ):  # fmt: skip
+        ended = _stopped(where, number)
+        said = f"interrupted{by}; continue with: python sweeps/run.py {where} 'x y'"
+        assert ended[0] == code and ended[2].strip() == said, ended
+
+
+def test_a_second_signal_ends_a_command_at_once() -> None:
+    code, _, said = _stopped("tune", signal.SIGTERM, signal.SIGINT)
+    assert code == 130 and "continue with" in said
+
+
+def test_a_command_under_nohup_does_not_end_with_its_terminal() -> None:
+    assert _stopped("run", signal.SIGHUP, signal.SIGTERM, ignored=True)[0] == 143

@@ -38,7 +38,7 @@ def reports(uri: str) -> dict[str, tuple[str, str]]:
     client, found = MlflowClient(uri), {}
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id], "tags.role = 'sweep'"):
-            report = Path(client.download_artifacts(run.info.run_id, "report.html")).read_text()
+            report = Path(client.download_artifacts(run.info.run_id, "report.html")).read_text(encoding="utf-8")
             found[experiment.name] = (run.info.artifact_uri, report)
     return found
 
