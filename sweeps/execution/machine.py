@@ -29,6 +29,14 @@ def is_submitted() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
+def ensure_home() -> None:
+    """Set ``HOME`` to ``/`` for a user without a home, as containers do: without one Ray Tune cannot be imported."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
+
+
 def gpus_of_this_machine() -> int:
     """Return how many GPUs Ray would offer on this machine (a test compares the number with that of a started Ray).
 

@@ -16,9 +16,9 @@ from core.paths import ensure_dir
 from sweeps import process
 from sweeps.execution import cost
 from sweeps.execution.callbacks import SweepCallback
-from sweeps.execution.machine import name_of_address
+from sweeps.execution.machine import ensure_home, name_of_address
 from sweeps.execution.options import ExecutionOptions, Rungs
-from sweeps.execution.private_folder import private_folder
+from sweeps.execution.private_folder import private_folder, use_for_caches
 from sweeps.execution.progress import Progress
 from sweeps.formatting import duration
 from sweeps.planning.trial import Plan, Trial
@@ -135,11 +135,11 @@ class SweepRunner:
         self, plan: Plan, done: Sequence[str], open_keys: Sequence[str], undrawn: Sequence[str], source: TrialSource | None,
         rungs: Rungs | None, *, draw: bool,
     ) -> None:  # fmt: skip
+        self._start(plan)
         from sweeps.execution import cluster, tune_backend
         from sweeps.execution.figure_tasks import FigureTasks
 
         options, store = self._options, TrialStore(self._options.storage)
-        self._start(plan)
         slots, points = cluster.slots(plan, options.gpus_per_trial), source.remaining if source is not None else 0
         estimate = cost.estimate(plan, self._snapshot, done, gpu=options.gpus_per_trial > 0)
         self._announce(plan, estimate, len(done), open_keys, points, slots)
@@ -182,6 +182,7 @@ class SweepRunner:
         """Load the images, check the cluster's nodes, and connect to Ray; later calls do nothing."""
         if self._images is not None:
             return
+        ensure_home()
         from sweeps.execution import cluster
 
         options = self._options
@@ -208,6 +209,7 @@ class SweepRunner:
     def _make_private_folder(self) -> Path:
         """Make the folder for Ray's files, before anything is started, since ``TMPDIR`` may have errors."""
         folder, note = self._ray.enter_context(private_folder())
+        use_for_caches(folder)
         if note is not None:
             self._say(note)
         return folder

@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
 
+from sweeps import process
 from sweeps.process import ExitCode
 
 #: Returns what died, for a message; None while all is well.
 Check = Callable[[], str | None]
 _POLL_SECONDS = 0.5
 _CONNECT_SECONDS = 5.0
+_SIGNAL_SECONDS = 1.0  # between Ray's end by a signal and the main thread's handling of the same one
+_STOP_SECONDS = 10.0  # for the main thread to stop the command after a signal
 #: Ray itself ends the driver after 60 s without a GCS, with lines of its own; a GCS that is restarted may come back earlier.
 _GCS_AWAY_SECONDS = 45.0
 
@@ -95,17 +98,23 @@ class Watch:
                 self._give_up(cause)
 
     def _give_up(self, cause: str) -> None:
+        # A signal to the whole group of processes ends Ray, too; then the main thread stops the command, or is ended here.
+        if self._stopped.wait(_SIGNAL_SECONDS) or (process.received_signal() and self._stopped.wait(_STOP_SECONDS)):
+            return
+        code, text = ExitCode.FAILED, f"error: {cause}; run the same command again to continue{self._hint}"
+        if process.received_signal():
+            code, text = process.interruption()
         stderr = os.dup(2)
         with silenced():  # the main thread may still call Ray, which prints
             self._end_rest()
-            _end(stderr, f"\nerror: {cause}; run the same command again to continue{self._hint}", ExitCode.FAILED)
+            _end(stderr, f"\n{text}", code)
 
 
-def process_check(name: str, process: Popen[bytes]) -> Check:
+def process_check(name: str, started: Popen[bytes]) -> Check:
     """Check a process that this one started."""
 
     def check() -> str | None:
-        code = process.poll()  # also frees the process's entry, without which workers would not notice that it is dead
+        code = started.poll()  # also frees the process's entry, without which workers would not notice that it is dead
         if code is None:
             return None
         if code >= 0:
