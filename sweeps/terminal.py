@@ -18,6 +18,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from core.causes import explain
+from sweeps.masking import mask
 
 _REPLACE = "sweeps.readable"
 #: What is shown instead of characters that a console lacks.
@@ -44,8 +45,8 @@ def readable(text: str, console: Console) -> str:
 
 
 def complain(text: str) -> None:
-    """Print a line to stderr."""
-    print(escaped(text), file=sys.stderr, flush=True)
+    """Print a line to stderr, with passwords in addresses hidden."""
+    print(escaped(mask(text)), file=sys.stderr, flush=True)
 
 
 class SafeConsole(Console):

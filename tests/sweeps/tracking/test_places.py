@@ -55,9 +55,7 @@ def storage(tmp_path: Path, empty_database: Path) -> Path:
 def test_the_records_of_a_storage_that_was_moved_follow_and_the_old_place_is_not_made_again(
     storage: Path, tmp_path: Path
 ) -> None:
-    with closing(sqlite3.connect(storage / "mlflow.db")) as database, database:  # an experiment of somebody else's
-        database.execute("INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, workspace) "
-                         "VALUES (77, 'theirs', 'file:///elsewhere', 'active', 'default')")  # fmt: skip
+    MlflowClient(default_uri(storage)).create_experiment("theirs", artifact_location="file:///elsewhere")
     new = tmp_path / "new" / "place"
     new.parent.mkdir()
     storage.rename(new)
@@ -78,6 +76,7 @@ def test_a_copy_of_a_storage_writes_only_to_itself(storage: Path, tmp_path: Path
     assert [report for _, report in reports(default_uri(storage)).values()] == ["some"]
 
 
+@pytest.mark.slow
 def test_two_storages_with_one_database_keep_their_artifacts_apart_also_after_one_was_moved(
     tmp_path: Path, empty_database: Path
 ) -> None:

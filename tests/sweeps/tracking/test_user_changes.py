@@ -86,6 +86,7 @@ def test_a_description_from_before_there_was_a_mark() -> None:
     assert len(once[NOTE]) == 8000 and note_tags(once, "x" * 9000) == {} and set(once) == {NOTE, NOTE_MARK}
 
 
+@pytest.mark.slow
 def test_a_run_that_the_user_renamed_or_tagged_keeps_name_and_tags(sweep: Sweep, tmp_path: Path) -> None:
     arms = {"n": {"pairing": "neighbors", "parent": {"mu": 1}}}
     before, after = tiny_plan(tmp_path, arms), tiny_plan(tmp_path, {**arms, "one": {"mu": 1}})
@@ -129,6 +130,7 @@ def test_an_arm_taken_out_of_the_grid_is_a_former_member_until_it_is_back(sweep:
     assert sweep.runs("trial")["y · seed 0"].info.run_id == run_id and not sweep.runs("former trial")
 
 
+@pytest.mark.slow
 def test_changed_data_makes_no_second_member_of_one_name_and_other_seeds_stay(sweep: Sweep, tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, ARMS, seeds=(0, 1))
     sweep.command(plan, ["base", "z"])
@@ -146,6 +148,7 @@ def test_changed_data_makes_no_second_member_of_one_name_and_other_seeds_stay(sw
     assert set(sweep.runs("former trial")) == {"base · seed 0 (former)", "z · seed 0 (former)"}
 
 
+@pytest.mark.slow
 def test_a_child_that_was_deleted_is_written_anew_which_is_said(sweep: Sweep, tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, ARMS)
     sweep.command(plan, ["base", "z"])
@@ -170,6 +173,7 @@ def test_an_experiment_that_was_deleted_stays_deleted_with_its_runs(sweep: Sweep
     assert not sweep.command(plan, ["base"]) and len(sweep.client.search_experiments()) == 2, "the same from now on"
 
 
+@pytest.mark.slow
 def test_an_experiment_that_was_renamed_is_found(sweep: Sweep, tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, ARMS)
     sweep.command(plan, ["base"])
@@ -180,6 +184,7 @@ def test_an_experiment_that_was_renamed_is_found(sweep: Sweep, tmp_path: Path) -
     assert {e.name for e in sweep.client.search_experiments()} == {"Default", "my study"} and len(sweep.runs("trial")) == 2
 
 
+@pytest.mark.slow
 def test_a_run_deleted_while_the_sweep_runs_is_written_anew(sweep: Sweep, tmp_path: Path) -> None:
     plan, said = tiny_plan(tmp_path, ARMS), list[str]()
     tracker = Tracker(sweep.uri, plan, TrialStore(tmp_path), "x", said.append)
