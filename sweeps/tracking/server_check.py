@@ -80,7 +80,7 @@ def _credentials() -> tuple[str | None, str | None]:
     config = configparser.ConfigParser()
     try:
         config.read(Path("~/.mlflow/credentials").expanduser())
-    except (OSError, RuntimeError, ValueError, configparser.Error):  # no home, or a file of another form: MLflow's client says so
+    except (OSError, RuntimeError, ValueError, configparser.Error):  # no home, or another form: MLflow's client says so
         config.clear()
     kept: Any = config["mlflow"] if config.has_section("mlflow") else {}
     user, password = (f"mlflow_tracking_{name}" for name in ("username", "password"))
