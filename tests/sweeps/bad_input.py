@@ -178,5 +178,18 @@ FLAGS: list[tuple[list[str], tuple[str, ...]]] = [
     (["--grid", "/etc/passwd"], ("--grid /etc/passwd: no such grid", "or name a .yaml file")),
     (["--grid", "search", "--search-trials", "1000000000"], ("--search-trials: it must be at most 5,000, not 1000000000",)),
     (["--grid", "search", "--objectives", "x"], ("objectives: 'x' cannot be searched for",)),
+    # -- places, servers and folders of images
+    (["--tracking-uri", "file:///tmp/x"], ("--tracking-uri file:///tmp/x: give http://..., sqlite:///FILE",)),
+    (["--tracking-uri", "ftp://x"], ("--tracking-uri ftp://x: give http://..., sqlite:///FILE",)),
+    (["--tracking-uri", "http://"], ("--tracking-uri http://: no MLflow server answers",)),
+    (["--tracking-uri", "http://[::1"], ("--tracking-uri http://[::1: no MLflow server answers",)),
+    (["--storage", "~nobody-here/x"], ("~nobody-here/x", "write the whole path")),
+    (["--data", "~nobody-here/x"], ("~nobody-here/x", "write the whole path")),
+    (["--data", "/dev/null"], ("--data /dev/null: /dev/null is no folder",)),
+    (["--grid", "~nobody-here/g.yaml"], ("~nobody-here/g.yaml", "write the whole path")),
+    (["--set", "dataset=folder:/nowhere"], ("folder:/nowhere: there is no such folder",)),
+    (["--set", "dataset=folder:/dev/null"], ("folder:/dev/null: there is no such folder",)),
+    (["--set", "dataset=folder:~nobody-here/x"], ("dataset: ~nobody-here/x", "write the whole path")),
+    (["--set", "anomaly_datasets=folder:/nowhere"], ("folder:/nowhere: there is no such folder",)),
     (["--set", "mu"] * 100, ("--set mu: not of the form key=value",)),
 ]  # fmt: skip
