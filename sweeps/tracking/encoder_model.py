@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.image_decoding import IMAGE_SIZE
-from sweeps.execution.weights import load_encoder_weights
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.tracking.child_run import ChildRun
@@ -48,6 +47,7 @@ def _make_model(client: MlflowClient, experiment: str, child: ChildRun, trial: T
     from mlflow.types import Schema, TensorSpec
 
     from core.models import build_encoder, portable
+    from sweeps.execution.weights import load_encoder_weights  # imports torch
 
     weights, _ = load_encoder_weights(files)
     config = trial.config
