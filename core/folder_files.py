@@ -169,7 +169,7 @@ def reason_of(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return f"by its content no image that is read ({', '.join(FORMATS)})"
+        return f"damaged, or of no format that is read ({', '.join(FORMATS)})"
     return str(error) if isinstance(error, OSError | ValueError) and str(error) else f"{type(error).__name__}: {error}"
 
 

@@ -161,7 +161,7 @@ def test_other_formats_are_never_opened(root: Path, data: Path, monkeypatch: pyt
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     (root / "train" / "cat" / "a.png").write_bytes(content)
     (root / "train" / "cat" / "b.eps").write_bytes(content)
-    assert "1 broken image(s), mend or remove them: train/cat/a.png (by its content no image that is read (JPEG" in refusal(
+    assert "1 broken image(s), mend or remove them: train/cat/a.png (damaged, or of no format that is read (JPEG" in refusal(
         root, data
     )
     assert started == [] and "1 .eps (no image)" in lines(root, data)

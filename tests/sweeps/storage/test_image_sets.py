@@ -31,8 +31,8 @@ def test_a_dry_run_says_what_folders_hold(tmp_path: Path, capsys: pytest.Capture
     assert said[1:6] == [
         f"folder:{images}: train 400 images (a 100, b 100, c 100, d 100), test 42 images (a 11, b 11, c 10, d 10)",
         f"folder:{images}: passed over: 1 .txt (no image)",
-        f"folder:{images}: 1 broken image(s), which no trial can be run with, e.g. test/b/broken.png (by its content no image "
-        "that is read (JPEG, PNG, BMP, GIF, WEBP, TIFF, PPM))",
+        f"folder:{images}: 1 broken image(s), which no trial can be run with, e.g. test/b/broken.png (damaged, or of no "
+        "format that is read (JPEG, PNG, BMP, GIF, WEBP, TIFF, PPM))",
         f"folder:{images}: warning: 1 image(s) are in train and in test, e.g. train/a/0.png and test/a/copy.png",
         f"folder:{odd}: 1 images as anomalies",
     ]
