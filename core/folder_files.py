@@ -5,6 +5,7 @@ A file is known by size, modification time, change time and inode. What is remem
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import threading
@@ -39,6 +40,7 @@ S = TypeVar("S")
 _VERSION = 1
 _FRESH_NS = 2 * 10**9  # a file that changed so shortly before could change again without another time
 _DECODING_BYTES = 1 << 30  # images are decoded at once only as far as they fit; one that is larger, alone
+_LARGE_BYTES = 1 << 27
 _RAW_ENDINGS = frozenset(
     (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".pef", ".srw", ".raf", ".3fr", ".iiq")
 )
@@ -150,9 +152,17 @@ class Room:
         try:
             yield
         finally:
+            if wanted >= _LARGE_BYTES:
+                _return_freed_memory()
             with self._changed:
                 self._free += wanted
                 self._changed.notify_all()
+
+
+def _return_freed_memory() -> None:
+    """glibc keeps what a thread has freed for that thread: several hundred megabytes each, after large images."""
+    with suppress(OSError, AttributeError):  # of another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def in_parallel(task: Callable[[Room, S], T], items: Sequence[S]) -> list[T]:

@@ -94,7 +94,9 @@ def _decode_one(folder: ImageFolder, room: Room, name: str) -> NDArray[np.uint8]
         return fault
     try:
         with open_image(folder.tree.root / name, folder.facts[name].formats) as image, room.take(memory_of(image)):
-            return decode(image, folder.scale_of(name))
+            decoded = decode(image, folder.scale_of(name))
+            image.close()  # frees its memory before others may take it
+            return decoded
     except Exception as error:  # PIL's plugins raise anything, SyntaxError and struct.error among it
         return reason_of(error)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 IMAGE_SIZE = 32
 #: The formats that are read, by Pillow's names; others, which may start other programs (EPS), are never opened.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-#: The most pixels that one image may have: decoding takes 4 bytes for each, 16 where it is transparent.
+#: The most pixels that one image may have: decoding takes 4 to 16 bytes for each.
 MAX_PIXELS = 100_000_000
 _STRIP_VALUES = 1 << 22  # converted at once
 
@@ -37,7 +37,7 @@ class Scale:
 
 
 def decode(image: Image.Image, scale: Scale = Scale()) -> NDArray[np.uint8]:
-    """One PIL image -> [3, 32, 32] uint8.
+    """One PIL image -> [3, 32, 32] uint8. The image itself is changed where it has an orientation tag.
 
     Orientation tags are obeyed. Transparency is composited over white. Grey images of more than 8 bits are scaled by
     ``scale``: integers from the full range of 16 bits, floating-point values from [0, 1], unless it says otherwise. Colours of
@@ -46,7 +46,7 @@ def decode(image: Image.Image, scale: Scale = Scale()) -> NDArray[np.uint8]:
     """
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)  # a copy of a large scan takes hundreds of megabytes
     kind = kind_of_values(image)
     if kind == "integers":
         top = 2**scale.bits - 1
@@ -57,9 +57,8 @@ def decode(image: Image.Image, scale: Scale = Scale()) -> NDArray[np.uint8]:
             image, lambda values: (np.nan_to_num(values.astype(np.float64) / scale.float_top).clip(0, 1) * 255).round()
         )
     elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    image = image.convert("RGB")
+        image = _over_white(image)
+    image = image if image.mode == "RGB" else image.convert("RGB")
     if image.size != (IMAGE_SIZE, IMAGE_SIZE):
         image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
@@ -140,9 +139,9 @@ def own_limit_of_pixels() -> Iterator[None]:
 
 
 def memory_of(image: Image.Image) -> int:
-    """About how many bytes :func:`decode` needs for an image."""
-    transparent = "A" in image.mode.upper() or "transparency" in image.info
-    return image.width * image.height * (16 if transparent else 4 if kind_of_values(image) == "bytes" else 8)
+    """About how many bytes :func:`decode` needs at most for an opened image."""
+    each = 4 if image.mode == "RGB" else 16 if kind_of_values(image) in ("integers", "floats") else 8
+    return image.width * image.height * each
 
 
 def to_rgb32(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -152,6 +151,19 @@ def to_rgb32(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if images.ndim == 4 and images.shape[1:3] == (IMAGE_SIZE, IMAGE_SIZE):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     return np.stack([decode(Image.fromarray(image)) for image in images])
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """A transparent image -> RGB, strip by strip, since all at once would take four times its memory."""
+    from PIL import Image
+
+    result = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_VALUES // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        result.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return result
 
 
 def _raw_modes(image: Image.Image) -> list[object]:
@@ -172,4 +184,8 @@ def _strips(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def _to_bytes(image: Image.Image, convert: Callable[[NDArray[Any]], NDArray[Any]]) -> Image.Image:
     from PIL import Image
 
-    return Image.fromarray(np.concatenate([convert(strip).astype(np.uint8) for strip in _strips(np.asarray(image))]))
+    values = np.asarray(image)
+    result = np.empty(values.shape, dtype=np.uint8)
+    for strip, place in zip(_strips(values), _strips(result), strict=True):
+        place[:] = convert(strip).astype(np.uint8)
+    return Image.fromarray(result)

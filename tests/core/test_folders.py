@@ -22,6 +22,7 @@ from PIL import Image, ImageFile
 from core import datasets
 from core.errors import InputError
 from core.folder_files import Room
+from core.image_decoding import decode
 
 DRAW = np.random.default_rng(0)
 
@@ -179,11 +180,37 @@ def test_heic_is_read_by_the_extra_or_told(root: Path, data: Path, monkeypatch: 
     assert "phone.jpg (HEIC; pip install" in refusal(root, data), "named like an image that is always read"
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_tags_are_obeyed(root: Path, data: Path, orientation: int) -> None:
+    upright = Image.fromarray(DRAW.integers(0, 256, (32, 32), dtype=np.uint8))
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # tag -> the member of Image.Transpose that makes what the tag stands for
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(undo[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(root / "train" / "cat" / "x.png", exif=exif)
+    assert np.array_equal(datasets.load(f"folder:{root}", data, "train").images[2, 0], np.asarray(upright))
+
+
 def test_of_several_pages_the_first_is_taken_and_told(root: Path, data: Path) -> None:
     first = Image.new("L", (32, 32), 7)
     first.save(root / "train" / "cat" / "x.tif", save_all=True, append_images=[Image.new("L", (32, 32), 99)])
     assert datasets.load(f"folder:{root}", data, "train").images[2].max() == 7
     assert "1 TIFF file(s) hold several images, of which the first is taken" in lines(root, data)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "I", "F"])
+def test_large_images_are_converted_strip_by_strip_to_the_same(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = DRAW.integers(0, 256, (50, 40, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert(mode if mode in ("RGBA", "LA") else "L" if mode == "P" else "RGB")
+    if mode == "P":
+        image = image.convert("P")
+        image.info["transparency"] = bytes(range(256))
+    elif mode not in ("RGBA", "LA"):
+        kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+        image = Image.fromarray((pixels[..., 0] / (255 if mode == "F" else 1)).astype(kind))
+    whole = decode(image.copy())
+    monkeypatch.setattr("core.image_decoding._STRIP_VALUES", 130)
+    assert np.array_equal(decode(image.copy()), whole) and (mode.startswith("I") or np.ptp(whole) > 0)
 
 
 # -- values of more than 8 bits ------------------------------------------------------------------------------------------
