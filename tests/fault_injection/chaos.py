@@ -269,6 +269,8 @@ def _damage_finished(sweep: Disturbed) -> None:
                 command.log_name = sweep.folder / f"log-{len(sweep.said)}"
                 command.environment = {MARK: sweep.folder.name, "CHAOS_AUDIT": str(sweep.folder / "audit.jsonl")}
                 command.start()
+                if command.end(LIMIT) and too_busy(command):
+                    continue
                 if sweep.ended(command, (0, 1)) == 0:
                     break
             _check(sweep, command)
