@@ -286,6 +286,8 @@ def _check(sweep: Disturbed, command: Command) -> None:
     uri = sweep.tracking or comparison.database_uri(command.storage)
     sweep.wrong += comparison.of_tracking(comparison.database_uri(kept), uri)
     sweep.wrong += comparison.of_leavings(command)
+    if sweep.fault.kind != "two drivers, one killed":  # there the next command would remove the dead one's
+        sweep.wrong += [f"left in the temporary folder: {path.name}" for path in (sweep.folder / "t").glob("vr-*")]
     names = [{_plain(path, root) for path in root.rglob("*") if path.is_file()} for root in (kept, command.storage)]
     unknown = {name for name in names[1] - names[0] if not name.startswith("trials/") and "damaged" not in Path(name).parts}
     sweep.wrong += [f"{name} is unknown" for name in sorted(unknown)]
