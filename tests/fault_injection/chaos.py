@@ -33,6 +33,7 @@ from tests.servers import free_port, mlflow_server
 _AGAIN = 3  # times that the command may be given again
 #: Kinds after which finished files are made again.
 _DAMAGING = ("flip", "truncate")
+_SIGNALLED = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 
 @dataclass
@@ -102,7 +103,7 @@ class Disturbed:
             self.wrong.append(f"exit code {code}, not {' or '.join(map(str, expected))}")
         if "Traceback (most recent call last)" in text:
             self.wrong.append(f"a traceback, {[line for line in lines if not line.startswith(' ')][-1][:160]}")
-        if code == 130 and "continue with: " not in text:
+        if code in _SIGNALLED.values() and "continue with: " not in text:
             self.wrong.append("no command to continue with")
         return code
 
@@ -198,7 +199,7 @@ def _stop(sweep: Disturbed, command: Command, pid: int) -> tuple[int, ...]:
 
 def _signal(sweep: Disturbed, command: Command, pid: int) -> tuple[int, ...]:
     faults.send(command, sweep.fault)
-    return (130, 0)  # 0: it was too late to end anything
+    return (_SIGNALLED[sweep.fault.kind.split()[0]], 0)  # 0: it was too late to end anything
 
 
 def _fail_disk(sweep: Disturbed, command: Command, pid: int) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ def draw_fault(seed: int, number: int, points: Sequence[str], files: Sequence[st
     kind, draw = KINDS[number % len(KINDS)], random.Random(f"{seed}/{number}")
     chosen = [p for p in points if p.startswith(_WORK)] if kind in _OF_WORKERS or "half-finished" in kind else list(points)
     if kind in OF_RAY:  # which there are from the connection to its end
-        chosen = [p for p in chosen if p.startswith(_WORK) or p in ("stage connect over", "stage put_images", "stage conclude")]
+        chosen = [p for p in chosen if p.startswith(_WORK) or p.startswith(("stage put_images", "stage conclude"))]
     point = "" if kind.endswith(" finished") else draw.choice(chosen)
     target = draw.choice([name for name in files if Path(name).name not in _NEVER_DAMAGED]) if "finished" in kind else ""
     return Fault(number, kind, point, target, draw.random(), draw.randrange(8), draw.random() < 0.5)

@@ -16,7 +16,7 @@ from tests.fault_injection.faults import KINDS, Fault, damage, draw_fault
 from tests.fault_injection.leftovers import MARK, left_behind, shared_memory
 from tests.fault_injection.reference import Reference, reference
 
-POINTS = ["draw k", "epoch k 1", "file sweeps/s/table.csv", "file trials/k/config.json", "stage connect over", "trial k"]
+POINTS = ["draw k", "epoch k 1", "file sweeps/s/table.csv", "file trials/k/config.json", "stage put_images", "trial k"]
 FILES = ["sweeps/s/table.csv", "trials/k/config.json", "trials/k/lock"]
 
 

@@ -30,7 +30,8 @@ _PATIENCE = 300.0  # seconds at the gate
 _taken = [""]  # the key of the trial that this process works on
 #: Methods and functions of the driver: module -> (class or "", name). Points lie before and after each call.
 _STAGES = {
-    "sweeps.execution.cluster": [("", "connect"), ("", "put_images"), ("", "disconnect")],
+    "sweeps.execution.runner": [("SweepRunner", "_start"), ("SweepRunner", "close")],
+    "sweeps.execution.cluster": [("", "put_images")],
     "sweeps.tracking.runs": [("RunWriter", "open"), ("RunWriter", "end_trial"), ("RunWriter", "close")],
     "sweeps.finish": [("", "conclude")],
 }
@@ -106,7 +107,7 @@ def _wrap(module: ModuleType) -> None:
         _write("stage", name="first line")
     for inner, name in _STAGES.get(module.__name__, ()):
         where = getattr(module, inner) if inner else module
-        setattr(where, name, _of_a_stage(name, getattr(where, name)))
+        setattr(where, name, _of_a_stage(f"{inner}.{name}".strip("."), getattr(where, name)))
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
