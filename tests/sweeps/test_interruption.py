@@ -27,7 +27,7 @@ def _command(tmp_path: Path, storage: Path, **base: object) -> list[str]:
 
 @pytest.mark.slow
 def test_sigterm_stops_workers_saves_what_is_done_and_says_how_to_continue(tmp_path: Path) -> None:
-    command = _command(tmp_path, tmp_path / "results", epochs=10_000, train_subset=16)
+    command = _command(tmp_path, tmp_path / "results", epochs=10_000, train_subset=20, batch_size=8)
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", cwd=tmp_path)
     assert driver.stdout is not None
     while not list((tmp_path / "results").glob("trials/*/checkpoint.pt")):
