@@ -61,7 +61,7 @@ def running_here(folder: Path) -> Iterator[None]:
                     )  # fmt: skip
             except Exception as error:  # Ray raises AssertionError and Exception, too
                 private_folder.keep(folder)
-                raise InputError(f"{failed} ({_on_one_line(error)})") from None
+                raise InputError(f"{failed} ({_on_one_line(error)}); a busy machine may need a second try") from None
         checks = [watch.process_check(f"Ray's {name}", started) for name, started in ray_private.own_processes().items()]
         watcher = watch.Watch(checks, ray.is_initialized, ray_private.kill_own_processes, f"; Ray's logs until then: {logs}")
         try:
