@@ -145,18 +145,14 @@ def test_a_command_whose_ray_died_ends_with_one_line_and_continues(
 
 
 @pytest.mark.slow
-def test_a_user_without_a_home_runs_a_sweep(tmp_path: Path, temporary: Path) -> None:
+def test_ray_tune_can_be_imported_by_a_user_without_a_home() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become a user that is not there")
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        folder = Path(name)
-        command = Command(folder, RAY_TMPDIR=str(temporary))
-        for path in (folder, temporary, *folder.rglob("*")):
-            os.chown(path, 12345, 12345)
-        done = command.run(*NOBODY, "env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stderr == ""
-    assert list(temporary.iterdir()) == []
+    code = "from sweeps.execution.machine import ensure_home\nensure_home()\nfrom ray import tune\nprint('imported')"
+    done = subprocess.run(
+        [*NOBODY, "env", "-u", "HOME", sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=250
+    )
+    assert done.stdout == "imported\n", done.stderr
 
 
 @pytest.mark.slow
