@@ -26,7 +26,7 @@ from evaluation.inputs import EvaluationInputs
 from sweeps.execution.options import Rungs
 from sweeps.execution.weights import load_checkpoint, load_encoder_weights, save_checkpoint, save_weights
 from sweeps.planning.trial import Trial
-from sweeps.storage.checked_folder import CheckedFolder, DamagedFileError
+from sweeps.storage.checked_folder import ASIDE, CheckedFolder, DamagedFileError
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import MetricResult, TrainingRecord
 from sweeps.storage.trial_state import CHECKPOINT, ENCODER, FITTED, PROJECTOR, TrialState
@@ -265,7 +265,7 @@ def _checkpoint(
     try:
         return load_checkpoint(files, device, parent_digest)
     except DamagedFileError as error:
-        on_damage(f"{error}; moved to {files.set_aside(CHECKPOINT)}")
+        on_damage(f"{CHECKPOINT}: {error.reason}; moved to {ASIDE}/{files.set_aside(CHECKPOINT).name}")
         return None
 
 

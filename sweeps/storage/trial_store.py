@@ -173,7 +173,7 @@ class TrialStore:
         """
         state = self.read(trial.key)
         if self.trained_with_another_parent(trial.parent_key, state):
-            found = [f"{state.files.path}: {OTHER_PARENT}; all its files are moved to {ASIDE}/ there, and it is trained again"]
+            found = [f"{OTHER_PARENT}; all its files are moved to {ASIDE}/, and it is trained again"]
             for name in state.stored_names:
                 state.files.set_aside(name)
             return found
@@ -186,10 +186,9 @@ class TrialStore:
             state: the trial's state, just read.
             checkpoint: whether to look at the checkpoint too.
         """
-        damage = dict(state.verify(checkpoint=checkpoint))
-        found = [
-            f"{state.files.path / name}: {reason}; moved to {state.files.set_aside(name)}" for name, reason in damage.items()
-        ]
+        damage, found = dict(state.verify(checkpoint=checkpoint)), []
+        for name, reason in damage.items():
+            found.append(f"{name}: {reason}; moved to {ASIDE}/{state.files.set_aside(name).name}")
         for name in state.unrecorded(checkpoint=checkpoint):
             if name not in damage:
                 state.files.record(name)

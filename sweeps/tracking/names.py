@@ -12,14 +12,16 @@ LONGEST = 250
 
 
 def legal_name(name: str) -> str:
-    """Return a name of a metric or tag that MLflow accepts, another one for each name.
+    """Return a name of a metric or tag that MLflow accepts.
 
-    MLflow takes letters, digits and a few signs, and only what is unchanged when it is read as a path. A name that has to be
-    changed, or is too long, gets a digest of itself, since other names may be changed to the same.
+    MLflow takes letters, digits and a few signs, and only what is unchanged when it is read as a path. Other characters become
+    underscores; the planner refuses two arms or anomaly sets that this would make one. A name that is too long, or no plain
+    path, gets a digest of itself.
     """
-    path = posixpath.normpath(re.sub(r"[^\w.\-:/ ]", "_", name).strip("/"))
+    plain = re.sub(r"[^\w.\-:/ ]", "_", name)
+    path = posixpath.normpath(plain.strip("/"))
     legal = "/".join("_" if part in (".", "..") else part for part in path.split("/"))
-    return legal if legal == name and len(legal) <= LONGEST else _marked(legal, name, LONGEST)
+    return legal if legal == plain and len(legal) <= LONGEST else _marked(legal, name, LONGEST)
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
