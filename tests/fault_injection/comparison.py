@@ -59,7 +59,9 @@ def _of_files(key: str, one: Path, other: Path) -> Iterator[str]:
     found = ({str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()} for f in (one, other))
     left, right = ({name for name in names if not name.startswith("damaged/")} for names in found)
     for name in sorted(left ^ right):
-        yield f"{key}/{name} is in one store alone"
+        # A damaged file alone is made again, and its result gets a file of its own; results are compared by their ids.
+        if not (name.startswith("evaluation-") and (other / "damaged").is_dir()):
+            yield f"{key}/{name} is in one store alone"
     for name in sorted(left & right):
         try:
             same = _same(one / name, other / name)
