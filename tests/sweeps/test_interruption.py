@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,14 @@ def _command(tmp_path: Path, storage: Path, **base: object) -> list[str]:
             "--storage", str(storage), "--data", str(tmp_path / "data")]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sigterm_stops_workers_saves_what_is_done_and_says_how_to_continue(tmp_path: Path) -> None:
     command = _command(tmp_path, tmp_path / "results", epochs=10_000, train_subset=20, batch_size=8)
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", cwd=tmp_path)
     assert driver.stdout is not None
     while not list((tmp_path / "results").glob("trials/*/checkpoint.pt")):
         assert driver.poll() is None, driver.communicate()
+        time.sleep(0.2)
     driver.send_signal(signal.SIGTERM)
     out, said = driver.communicate(timeout=250)
     assert driver.returncode == 143, said
