@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch
 from mlflow import MlflowClient
 from upath import UPath
 
-from core.atomic_files import atomic_write, load_arrays, load_json, local_copy, open_for_load, save_arrays, save_json
+from core.atomic_files import atomic_write, load_arrays, load_json, local_copy, read_file, save_arrays, save_json
 from core.errors import InputError
 from core.locks import file_lock, scratch_folder
 from core.paths import is_remote
@@ -49,8 +50,8 @@ def test_files_behind_a_url_are_whole_or_absent(url: Path) -> None:
     assert sorted(path.name for path in (url / "a").iterdir()) == ["x.json", "x.npz", "x.pt"]
     assert load_json(url / "a" / "x.json") == {"one": 1}
     assert (load_arrays(url / "a" / "x.npz") or {})["n"].tolist() == [0, 1, 2]
-    with open_for_load(url / "a" / "x.pt") as file:
-        assert torch.equal(torch.load(file, weights_only=True)["w"], torch.ones(2))
+    stored = io.BytesIO(read_file(url / "a" / "x.pt") or b"")
+    assert torch.equal(torch.load(stored, weights_only=True)["w"], torch.ones(2))
     with local_copy(url / "a" / "x.json") as copy, file_lock(url / "a" / "lock"), scratch_folder(url, "t-") as scratch:
         assert copy.name == "x.json" and copy.is_file() and scratch.is_dir()
     assert not copy.exists() and not scratch.exists()
@@ -165,4 +166,4 @@ def _assert_told_once(client: MlflowClient) -> None:
             assert sorted(point.step for point in history) == [1, 2, 3, 4], "nothing lost"
             mine = f"source_run_id = '{run.info.run_id}'"
             models = client.search_logged_models([run.info.experiment_id], filter_string=mine)
-            assert "encoder.pt" in names and [model.status for model in models] == ["READY"]
+            assert "encoder.safetensors" in names and [model.status for model in models] == ["READY"]

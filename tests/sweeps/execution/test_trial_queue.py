@@ -68,7 +68,7 @@ def test_a_full_disk_does_not_end_the_driver(tmp_path: Path, monkeypatch: pytest
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sweeps.storage.trial_store.save_json", full)
+    monkeypatch.setattr("sweeps.storage.checked_folder.atomic_write", full)
     queue.trial_ended(trial.key, "OSError: [Errno 28] No space left on device")
     assert ears.heard == [("failed", "base"), ("skipped", "n")]
 

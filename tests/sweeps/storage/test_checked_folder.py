@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from sweeps.storage.checked_folder import CHECKSUMS, CheckedFolder, DamagedFileE
 _DYING = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from sweeps.storage.checked_folder import CheckedFolder
 left, rename = [{n}], Path.replace
 def replace(self, target):
@@ -121,3 +123,17 @@ def test_what_is_set_aside_keeps_its_content_and_its_checksum(tmp_path: Path) ->
     moved.append(folder.set_aside("details/a.npz"))
     assert [path.read_bytes() for path in moved] == [b"1", b"2"] and digest != folder.digest("details/a.npz")
     assert not any((tmp_path / "details").iterdir())
+
+
+def test_behind_a_url_files_have_checksums_too() -> None:
+    from upath import UPath
+
+    url: Any = UPath("memory://checked-folder", use_listings_cache=False)
+    CheckedFolder(url).write_bytes("details/a.npz", b"one")
+    CheckedFolder(url).write_bytes("details/a.npz", b"two")
+    assert CheckedFolder(url).read("details/a.npz") == b"two" and CheckedFolder(url).read("b") is None
+    (url / "details" / "a.npz").write_bytes(b"2wo")
+    with pytest.raises(DamagedFileError):
+        CheckedFolder(url).read("details/a.npz")
+    assert CheckedFolder(url).set_aside("details/a.npz").read_bytes() == b"2wo"
+    assert CheckedFolder(url).read("details/a.npz") is None
