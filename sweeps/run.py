@@ -96,12 +96,16 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
         config.tracking_uri, plan, store, command_line(), lambda line: console.print(line, highlight=False, soft_wrap=True)
     )
     runner = SweepRunner(config.execution, config.snapshot, [tracker, ReportPreloader()], console)
-    if config.grid.search is not None:
-        plan, search_result = search.run(config, runner, console)
-    elif config.budget is not None and not config.report_only:
-        plan = sequential_seeds.run(config, config.budget, runner, console)
-    elif not config.report_only:
-        runner.run(plan)
+    try:
+        if config.grid.search is not None:
+            plan, search_result = search.run(config, runner, console)
+        elif config.budget is not None and not config.report_only:
+            plan = sequential_seeds.run(config, config.budget, runner, console)
+        elif not config.report_only:
+            runner.run(plan)
+    except BaseException:  # Ray does not start, say
+        tracker.abandon()
+        raise
     if not runner.ran:
         done = sum(config.snapshot.is_done(trial) for trial in plan.requested_trials)
         console.print(f"{plan.sweep_id}: {done} of {len(plan.requested)} trials are done, nothing is trained", highlight=False)

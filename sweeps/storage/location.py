@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import stat
+import tempfile
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -96,6 +98,18 @@ def check_folder(flag: str, path: Path, *, write: bool = True) -> None:
     for place in places:
         if not os.access(place, os.R_OK | os.X_OK | (os.W_OK if write else 0)):
             raise InputError(f"{flag} {path}: {_refusal(place, write=write)}")
+        if write and (reason := takes_no_file(place)):
+            raise InputError(f"{flag} {path}: {place} cannot be written ({reason}); name another folder")
+
+
+def takes_no_file(folder: Path) -> str | None:
+    """Why no file can be made in a folder, though ``os.access`` allows it (as it does for root in /proc); None if one can."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # it has no name, or vanishes
+    except OSError as error:
+        # A full disk can be read, and is told of when something has to be written.
+        return None if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+    return None
 
 
 def _refusal(place: Path, *, write: bool) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.masking import mask
+from sweeps.storage.location import takes_no_file
 from sweeps.tracking.database import database_file
 
 _SECONDS = 5
@@ -30,6 +31,8 @@ def sqlite_problem(uri: str) -> str | None:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
         return f"{existing} cannot be written to"
+    if reason := takes_no_file(existing):
+        return f"{existing} cannot be written to ({reason})"
     if not file.exists():
         return None
     if file.is_file() and not os.access(file, os.R_OK | os.W_OK):

@@ -118,6 +118,11 @@ class Tracker(SweepCallback):
         self._queue.put(None)
         self._thread.join()
 
+    def abandon(self) -> None:
+        """End the parent run as failed, if it was opened, because the command ends without tables."""
+        if self._thread.is_alive():
+            self.close(SweepSummary("FAILED", {}, 0.0, ()), patience=0.0)
+
     @property
     def view_address(self) -> str:
         """Address of the sweep's prepared view in MLflow's UI; "" if it could not be written."""

@@ -100,3 +100,8 @@ def test_data_that_may_only_be_read_serve_where_nothing_has_to_be_kept(tmp_path:
     assert (load("digits-m-black", tmp_path, "test").images == there.images).all()
     with pytest.raises(UnwritableError, match=f"--data {tmp_path}: digits-m-black is not kept there yet, and cannot be"):
         load("digits-m-black", tmp_path, "train")
+
+
+def test_a_folder_in_which_no_file_can_be_made_is_refused_even_to_root() -> None:
+    with pytest.raises(InputError, match="--storage /proc/x: /proc cannot be written"):
+        check_folder("--storage", Path("/proc/x"))
