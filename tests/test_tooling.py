@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,8 @@ def test_every_text_file_is_utf_8_whatever_the_locale() -> None:
             if any(keyword.arg in ("text", "universal_newlines") for keyword in call.keywords) and name in ("run", "Popen"):
                 without.append(f"{path.relative_to(ROOT)}:{call.lineno}")
     assert not without
+
+
+def test_the_guarantees_name_tests_that_exist() -> None:
+    named = re.findall(r"`(tests/[^`]+)`", (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8"))
+    assert len(named) > 15 and [name for name in named if not (ROOT / name).exists()] == []

@@ -255,3 +255,57 @@ def test_nothing_is_written_where_damage_is_only_shown(
     Console().print(*snapshot.new_damage())
     assert "trained.json" in capsys.readouterr().out
     assert sorted((str(path), path.stat().st_mtime_ns) for path in storage.rglob("*")) == before
+
+
+def _as_written_before(storage: Path) -> None:
+    """Make a storage what an earlier version of this program wrote: no checksums, encoders in torch's format."""
+    for folder in (storage / "trials").iterdir():
+        (folder / CHECKSUMS).unlink()
+        if (folder / "encoder.safetensors").exists():
+            torch.save(load_encoder_weights(TrialStore(storage).files(folder.name))[0], folder / "encoder.pt")
+            (folder / "encoder.safetensors").unlink()
+            (folder / "projector.safetensors").unlink(missing_ok=True)
+        if (folder / "trained.json").exists():
+            content = json.loads((folder / "trained.json").read_text())
+            del content["weights"], content["parent_encoder"]
+            (folder / "trained.json").write_text(json.dumps(content))
+
+
+def test_a_storage_of_before_is_read_without_a_complaint_and_gets_checksums(
+    finished: tuple[Plan, Path, Images], tmp_path: Path
+) -> None:  # fmt: skip
+    plan, whole, images = finished
+    storage = tmp_path / "s"
+    shutil.copytree(whole, storage)
+    _as_written_before(storage)
+    snapshot = StoreSnapshot(TrialStore(storage))
+    snapshot.verify(plan.trials.values())
+    assert all(snapshot.is_done(trial) and snapshot.is_drawn(trial) for trial in plan.trials.values())
+    assert snapshot.new_damage() == []
+    for trial in plan.trials.values():
+        assert TrialStore(storage).read(trial.key).unrecorded() == []
+    shutil.rmtree(TrialStore(storage).folder(arm(plan, "n").key))
+    _run(arm(plan, "n"), images, storage)  # with its parent's encoder of before
+    child = str(Path("trials") / arm(plan, "n").key / "encoder.safetensors")
+    assert _content(storage)[child] == _content(whole)[child]
+    said: list[str] = []
+    assert check_storage(storage, said.append), said
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Path.touch, (Path("sprung"),)  # type: ignore[return-value]
+
+
+def test_a_pickle_in_place_of_weights_is_damage_and_is_not_run(
+    finished: tuple[Plan, Path, Images], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    plan, whole, _ = finished
+    storage, trial = tmp_path / "s", arm(plan, "base")
+    shutil.copytree(whole, storage)
+    _as_written_before(storage)
+    monkeypatch.chdir(tmp_path)
+    for name in ("encoder.pt", "checkpoint.pt"):
+        torch.save({"x": _Trap()}, TrialStore(storage).folder(trial.key) / name)
+    assert set(TrialStore(storage).read(trial.key).verify(checkpoint=True)) == {"encoder.pt", "checkpoint.pt"}
+    assert not (tmp_path / "sprung").exists()
