@@ -42,7 +42,7 @@ _BASE = {
     "threads": 1, "learning_rate": 0.5,
 }  # fmt: skip
 #: Phases of the command whose seconds are told.
-_PHASES = ("connect", "run", "wait", "of_sweep", "write_report", "close", "disconnect")
+_PHASES = ("init", "run", "wait", "of_sweep", "write_report", "close", "_disconnect")
 
 
 def timed(function: Callable[..., Any], note: Callable[[float], None], clock: Callable[[], float]) -> Callable[..., Any]:
@@ -184,6 +184,7 @@ class Loop:
 
 def measure(folder: Path, *, mlflow: bool) -> dict[str, Any]:
     """Runs the grid in this process; returns its figures."""
+    import ray
     from ray import cloudpickle
 
     from sweeps import finish, run
@@ -206,9 +207,9 @@ def measure(folder: Path, *, mlflow: bool) -> dict[str, Any]:
     loop.watch(tune_backend._TuneCallback, ("on_trial_start", "on_trial_result", "on_trial_error"), "all calls")
     loop.watch(tune_backend._DependencySearcher, ("suggest", "on_trial_complete"), "all calls")
     loop.watch_rounds()
-    for owner, name in ((cluster, "connect"), (tune_backend, "run"), (figure_tasks.FigureTasks, "wait"),
+    for owner, name in ((ray, "init"), (tune_backend, "run"), (figure_tasks.FigureTasks, "wait"),
                         (contrasts, "of_sweep"), (finish, "write_report"), (Tracker, "close"),
-                        (cluster, "disconnect")):  # fmt: skip
+                        (cluster, "_disconnect")):  # fmt: skip
         setattr(owner, name, timed(getattr(owner, name), add(name), time.perf_counter))
     tune_loop, work = tune_backend.run, Tracker._work
 

@@ -107,9 +107,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Reference:
         return made
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("number", [KINDS.index("kill worker"), KINDS.index("flip finished")])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(KINDS.index("kill worker"), marks=pytest.mark.nightly),
+        pytest.param(KINDS.index("flip finished"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_sweep_comes_through_a_fault_as_if_there_had_been_none(number: int, whole: Reference) -> None:
     assert run_fault(0, number, whole).wrong == ""
 

@@ -17,7 +17,7 @@ from tests.sweeps.tiny import BASE, children
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1200)]
 
-DOOMED = {"learning_rate": 1e30, "optimizer": "sgd"}
+DOOMED = {"learning_rate": 1e9, "optimizer": "sgd"}
 ARMS = {"raises": {"mu": 1}, "hungry": {"mu": 2}, "doomed": DOOMED, "child": {"pairing": "neighbors", "parent": DOOMED}}
 REASONS = {
     "raises": "KeyError: 'an odd one'",

@@ -98,7 +98,7 @@ def test_a_further_anomaly_set_and_a_second_grid_train_nothing_again(tmp_path: P
 @pytest.mark.slow
 def test_a_failing_trial_takes_only_its_dependents_with_it(tmp_path: Path, cache: Path) -> None:
     storage = tmp_path / "results"
-    doomed = {"learning_rate": 1e30, "optimizer": "sgd"}
+    doomed = {"learning_rate": 1e9, "optimizer": "sgd"}
     path = grid(tmp_path, {
         "doomed": doomed,
         "child": {"pairing": "neighbors", "parent": doomed},

@@ -123,8 +123,13 @@ def test_a_local_run_listens_and_connects_on_loopback_only_and_keeps_secrets_fro
     assert folder.stat().st_mode & 0o077 == 0 and not (home / ".ray").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "shown"), [("raylet", "Ray's raylet"), ("gcs_server", "Ray's GCS")])
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        pytest.param("raylet", "Ray's raylet", marks=pytest.mark.slow),
+        pytest.param("gcs_server", "Ray's GCS", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_command_whose_ray_died_ends_with_one_line_and_continues(
     name: str, shown: str, tmp_path: Path, temporary: Path
 ) -> None:
