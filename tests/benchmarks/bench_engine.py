@@ -94,7 +94,7 @@ def trivial_trial(*arguments: Any, **options: Any) -> None:
     _note(arguments[2], "trial", sum(spent))
 
 
-def trivial_drawing(trial: Any, images: Any, storage: Path) -> None:
+def trivial_drawing(trial: Any, images: Any, storage: Path) -> list[str]:
     """``draw_figures`` with arrays and pictures that are constants."""
     from sweeps.execution import figure_tasks
 
@@ -108,10 +108,11 @@ def trivial_drawing(trial: Any, images: Any, storage: Path) -> None:
     try:
         figure_tasks.derive = timed(derive, spent.append, time.thread_time)
         figure_tasks.draw = timed(lambda *_: bytes(50_000), spent.append, time.thread_time)
-        figure_tasks.draw_figures(trial, images, storage)
+        damage = figure_tasks.draw_figures(trial, images, storage)
     finally:
         figure_tasks.derive, figure_tasks.draw = original
     _note(storage, "drawing", sum(spent))
+    return damage
 
 
 def _note(storage: Path, what: str, seconds: float) -> None:
