@@ -105,6 +105,7 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
             runner.run(plan)
     except BaseException:  # Ray does not start, say
         tracker.abandon()
+        runner.close()
         raise
     if not runner.ran:
         done = sum(config.snapshot.is_done(trial) for trial in plan.requested_trials)

@@ -319,6 +319,7 @@ def run_fault(seed: int, number: int, whole: Reference) -> Row:
         else:
             sweep.wrong += left_behind(folder.name, shared)
         if sweep.wrong and (keep := os.environ.get("CHAOS_KEEP")):
+            Path(keep).mkdir(parents=True, exist_ok=True)
             for log in folder.glob("log-*"):
                 shutil.copy(log, Path(keep) / f"{seed}-{number}-{log.name}")
     row.said, row.wrong = " | ".join(sweep.said), "; ".join(sweep.wrong)
