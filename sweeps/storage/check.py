@@ -12,7 +12,7 @@ from core.atomic_files import read_file
 from core.errors import InputError
 from core.paths import is_remote
 from sweeps.storage.checked_folder import ASIDE, CheckedFolder, DamagedFileError
-from sweeps.storage.trial_state import parse_mapping
+from sweeps.storage.trial_state import TrialState, parse_mapping
 from sweeps.storage.trial_store import OTHER_PARENT, TrialStore
 
 Say = Callable[[str], None]
@@ -89,7 +89,7 @@ def _check_trial(store: TrialStore, key: str, found: _Found, say: Say) -> bool:
     parent = (state.config or {}).get("parent")
     other_parent = store.trained_with_another_parent(parent, state)
     if not damage and not other_parent:
-        found.recorded += _record(state.files, state.unrecorded(checkpoint=True))
+        found.recorded += _record(state)
         return False
     with store.lock(key, lambda: say(f"waiting for the process that works on trial {key}")):
         state = store.read(key)
@@ -101,7 +101,7 @@ def _check_trial(store: TrialStore, key: str, found: _Found, say: Say) -> bool:
             return True
         for name, reason in dict(state.verify(checkpoint=True)).items():
             _aside(state.files, name, reason, found, say)
-        found.recorded += _record(state.files, [n for n in state.unrecorded(checkpoint=True) if n not in state.damage])
+        found.recorded += _record(state)
     return True
 
 
@@ -169,14 +169,11 @@ def _aside(files: CheckedFolder, name: str, reason: str, found: _Found, say: Say
     say(f"damaged: {files.path / name}: {reason}; {where}")
 
 
-def _record(files: CheckedFolder, names: list[str]) -> int:
+def _record(state: TrialState) -> int:
     """Record missing checksums; return how many. In a storage that cannot be written to, none."""
-    recorded = 0
     with suppress(PermissionError):
-        for name in names:
-            files.record(name)
-            recorded += 1
-    return recorded
+        return state.record_missing(checkpoint=True)
+    return 0
 
 
 def _listing(folder: Path) -> Iterator[Path]:

@@ -43,11 +43,9 @@ class StoreSnapshot:
             return
         for trial in trials:
             state = self.state(trial.key)
-            damage = state.verify()
+            state.verify()
             with suppress(OSError):  # a storage that cannot be written to
-                for name in state.unrecorded():
-                    if name not in damage:
-                        state.files.record(name)
+                state.record_missing()
 
     def note_damage(self, found: str) -> None:
         """Keep what was found of a file that belongs to no trial, for :meth:`new_damage`."""

@@ -161,6 +161,13 @@ class TrialState:
         names = self.stored_names if checkpoint else [name for name in self.stored_names if name != CHECKPOINT]
         return [name for name in names if self.files.digest(name) is None]
 
+    def record_missing(self, *, checkpoint: bool = False) -> int:
+        """Record the checksums of files that have none and that :meth:`verify` could read; return how many."""
+        names = [name for name in self.unrecorded(checkpoint=checkpoint) if name not in self.damage]
+        for name in names:
+            self.files.record(name)
+        return len(names)
+
     @property
     def stored_names(self) -> list[str]:
         """Names of all files that have checksums or may get them."""

@@ -177,21 +177,10 @@ class TrialStore:
             for name in state.stored_names:
                 state.files.set_aside(name)
             return found
-        return self.set_damaged_aside(state)
-
-    def set_damaged_aside(self, state: TrialState, *, checkpoint: bool = False) -> list[str]:
-        """Set the damaged files of a trial aside and record missing checksums; return a line for each damaged file.
-
-        Args:
-            state: the trial's state, just read.
-            checkpoint: whether to look at the checkpoint too.
-        """
-        damage, found = dict(state.verify(checkpoint=checkpoint)), []
-        for name, reason in damage.items():
-            found.append(f"{name}: {reason}; moved to {ASIDE}/{state.files.set_aside(name).name}")
-        for name in state.unrecorded(checkpoint=checkpoint):
-            if name not in damage:
-                state.files.record(name)
+        found = [
+            f"{name}: {reason}; moved to {ASIDE}/{state.files.set_aside(name).name}" for name, reason in state.verify().items()
+        ]
+        state.record_missing()
         return found
 
     def drop_results_of_other_weights(self, before: TrialState) -> None:
