@@ -34,7 +34,8 @@ class Turns:
         self._numbers: dict[int, int] = {}
         self._able: set[int] = set()  # neither over nor waiting for a lock
         self._steps: dict[int, int] = {}
-        self._turn, self._position, self._looking = -1, 0, False
+        self._turn, self._position = -1, 0
+        self._looking: int | None = None  # whose operations are look's: they count for nobody
         self.errors: dict[int, BaseException] = {}
 
     def run(self, *writers: Callable[[], None]) -> None:
@@ -80,7 +81,7 @@ class Turns:
     def step(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An operation of this thread is next: the turn goes to whoever is to have it, and this thread waits for its own."""
         number = self._numbers.get(threading.get_ident())
-        if number is None or self._looking:
+        if number is None or self._looking == number:
             return
         if event != "fcntl.flock" and not _text(arguments[0]).startswith(self._folder):
             return
@@ -95,11 +96,11 @@ class Turns:
             self._pass_on()
             while self._turn != number:
                 self._condition.wait(60)
-            self._looking = True
+            self._looking = number
             try:
                 self._look()
             finally:
-                self._looking = False
+                self._looking = None
             self._steps[number] += 1
             if self._dies == (number, self._steps[number]):
                 self.errors[number] = Death()
