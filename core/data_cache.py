@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,18 @@ def kept_arrays(path: Path, names: Sequence[str], make: Callable[[], Arrays]) ->
     """The arrays of a file, which is made where it is missing, damaged, of before there were checksums, or lacks some.
 
     Raises:
-        OSError: if it has to be made and cannot be written.
+        OSError: if there is none, and it cannot be written.
     """
     arrays = _load_arrays(path)
     if arrays is None or any(name not in arrays for name in names):
         arrays = make()
         checksum = np.frombuffer(bytes.fromhex(checksum_of(path.name, arrays)), np.uint8)
-        save_arrays(path, arrays | {_CHECKSUM: checksum})
+        try:
+            save_arrays(path, arrays | {_CHECKSUM: checksum})
+        except OSError as error:
+            if error.errno not in UNWRITABLE or not path.exists():
+                raise
+            _log.warning("%s is damaged, or of before there were checksums, and may only be read: made for this command", path)
     return arrays
 
 
@@ -47,14 +53,10 @@ def checksum_of(name: str, arrays: Arrays) -> str:
 
 
 def keep_json(path: Path, content: Any) -> None:
-    """Keeps what JSON can hold, a note that saves time; where ``data_dir`` may only be read, nothing."""
+    """Keeps what JSON can hold, a note that saves time; where it cannot be written, nothing."""
     text = json.dumps(content, separators=(",", ":"))
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_text(f"{_text_checksum(path, text)}\n{text}", encoding="utf-8")
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
+    with suppress(OSError), atomic_write(path) as temporary:
+        temporary.write_text(f"{_text_checksum(path, text)}\n{text}", encoding="utf-8")
 
 
 def load_kept_json(path: Path) -> Any | None:
@@ -64,6 +66,9 @@ def load_kept_json(path: Path) -> Any | None:
         if checksum == _text_checksum(path, text):
             return json.loads(text)
     except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        _log.warning("%s, which would save time, is not used: %s", path, error.strerror)
         return None
     except (OSError, ValueError):
         pass

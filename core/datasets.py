@@ -7,7 +7,7 @@ and keeps the arrays below ``data_dir``. Naming and validating one costs nothing
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -168,6 +168,13 @@ def describe(name: str, data_dir: Path, *, anomalies: bool = False) -> list[str]
     return folder_report.describe(Path(name.removeprefix(FOLDER)), data_dir, anomalies=anomalies)
 
 
+def scaling_differences(dataset: str, anomalies: str, data_dir: Path) -> list[str]:
+    """Lines about a folder of anomalies whose values of more than 8 bits are scaled otherwise than the data set's."""
+    if not dataset.startswith(FOLDER) or not anomalies.startswith(FOLDER):
+        return []
+    return folder_report.scaling_differences(Path(dataset.removeprefix(FOLDER)), Path(anomalies.removeprefix(FOLDER)), data_dir)
+
+
 def load(name: str, data_dir: Path, split: str) -> ImageSet:
     """The ``train`` or ``test`` images of a data set.
 
@@ -226,13 +233,28 @@ def load_splits(name: str, data_dir: Path, train_subset: int | None) -> Splits:
     Raises:
         InputError: if the data set cannot be had, or has fewer images than the subset.
     """
-    train = load(name, data_dir, "train")
+    train, test = _load_all(name, data_dir, ("train", "test"))
     if train_subset is not None:
         if train_subset > len(train):
             raise InputError(f"train_subset: {train_subset} is more than the {len(train)} train images of {name}")
         train = train.take(balanced_subset(train.labels, train_subset))
     kept, held_out = split_validation(train)
-    return Splits(train.take(kept), train.take(held_out), load(name, data_dir, "test"))
+    return Splits(train.take(kept), train.take(held_out), test)
+
+
+def _load_all(name: str, data_dir: Path, splits: Sequence[str]) -> list[ImageSet]:
+    found: list[ImageSet] = []
+    errors: list[str] = []
+    for split in splits:
+        try:
+            found.append(load(name, data_dir, split))
+        except UnwritableError:
+            raise
+        except InputError as error:
+            errors += error.errors
+    if errors:
+        raise InputError(list(dict.fromkeys(errors)))
+    return found
 
 
 def balanced_subset(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:

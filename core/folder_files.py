@@ -125,7 +125,9 @@ def examine(root: Path, files: Sequence[File], data_dir: Path) -> dict[str, File
     if unreadable:
         raise InputError(unreadable)
     if unknown or len(known) > len(files):
-        kept = {file.name: file.stamp + found[file.name] for file in files if max(file.stamp[1:3]) < fresh}
+        # What is broken is looked at again: it may have been a codec that is missing.
+        sure = [file for file in files if max(file.stamp[1:3]) < fresh and not found[file.name].broken]
+        kept = {file.name: file.stamp + found[file.name] for file in sure}
         keep_json(path, {"version": _VERSION, "formats": formats, "files": kept})
     return found
 
@@ -171,7 +173,7 @@ def in_parallel(task: Callable[[Room, S], T], items: Sequence[S]) -> list[T]:
         return []
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with own_limit_of_pixels(), ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(partial(task, Room(_DECODING_BYTES)), items, chunksize=64))
+        return list(pool.map(partial(task, Room(_DECODING_BYTES)), items))
 
 
 def reason_of(error: Exception) -> str:
@@ -179,7 +181,7 @@ def reason_of(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return f"damaged, or of no format that is read ({', '.join(FORMATS)})"
+        return f"damaged, or of no format that is read ({', '.join(readable_formats())})"
     return str(error) if isinstance(error, OSError | ValueError) and str(error) else f"{type(error).__name__}: {error}"
 
 
@@ -218,12 +220,14 @@ def _examine_open(file: BufferedReader, formats: tuple[str, ...], room: Room, *,
                 low, high = value_range(image) if values != "bytes" else (0.0, 0.0)
             pages = _pages(image)
         return FileFacts(_digest(file), "", "", container, values, bits, low, high, pages)
+    except MemoryError:
+        raise
     except Exception as error:  # PIL's plugins raise anything, SyntaxError and struct.error among it
         if isinstance(error, OSError) and error.errno is not None:
             raise
         if named_image or container or start.startswith(_SURE_SIGNS):
             return FileFacts(_digest(file), broken=reason_of(error))
-        return FileFacts("", passed_over="no image")
+        return FileFacts("", passed_over="no image of a format that is read")
 
 
 def _pages(image: Image.Image) -> int:

@@ -62,9 +62,13 @@ class Part:
     loose: list[File]
     twins: list[tuple[str, str]] = field(default_factory=list)
 
+    def class_files(self) -> list[File]:
+        """The files of the classes."""
+        return [file for files in self.classes.values() for file in files]
+
     def files(self) -> list[File]:
         """All files: those of the classes, then the others."""
-        return [*(file for files in self.classes.values() for file in files), *self.loose]
+        return [*self.class_files(), *self.loose]
 
     def sorted_files(self) -> list[File]:
         """All files, in the order of their paths."""

@@ -28,21 +28,32 @@ def describe(root: Path, data_dir: Path, *, anomalies: bool) -> list[str]:
         InputError: if the folder is missing or not laid out as a data set.
     """
     folder = ImageFolder.read(root, data_dir)
-    splits = ["anomalies"] if anomalies else ["train", "test"]
+    splits = folder.splits(anomalies=anomalies)
     members = {split: folder.members(split) for split in splits}
-    lines = [", ".join(_counts(split, members[split]) for split in splits)]
+    lines = [", ".join(_counts(split, members[split], anomalies=anomalies) for split in splits)]
     lines += [f"passed over: {text}" for text in [folder.passed_over_text()] if text]
-    lines += _scaling(folder)
     names = [name for split in splits for name in members[split].names]
+    lines += _scaling(folder, names)
     if broken := [name for name in names if folder.fault(name)]:
         lines.append(
-            f"{len(broken):,} broken image(s), which no trial can be run with, e.g. "
+            f"at least {len(broken):,} broken image(s), with which no trial can run, e.g. "
             f"{printable(broken[0])} ({folder.fault(broken[0])})"
         )
     if not anomalies:
         lines += _warnings(folder, members["train"], members["test"])
     lines += _changes(folder, splits, data_dir, "they are evaluated again" if anomalies else "its trials are trained again")
     return [f"{folder.title}: {line}" for line in lines]
+
+
+def scaling_differences(root: Path, other: Path, data_dir: Path) -> list[str]:
+    """Lines that say where a set of anomalies (``other``) is scaled from another range than the data set (``root``)."""
+    one, two = ImageFolder.read(root, data_dir), ImageFolder.read(other, data_dir)
+    return [
+        f"{two.title}: warning: its {values} are scaled from {two.scaled_from[values]}, those of {one.title} from {top}: what "
+        "tells its images from the others may be that alone"
+        for values, top in one.scaled_from.items()
+        if two.scaled_from.get(values, top) != top
+    ]
 
 
 def remember(folder: ImageFolder, split: str, data_dir: Path) -> None:
@@ -57,10 +68,12 @@ def _path(folder: ImageFolder, split: str, data_dir: Path) -> Path:
     return data_dir / f"folder-last-{folder_id(folder.tree.root)}-{split}.json"
 
 
-def _counts(split: str, members: Members) -> str:
+def _counts(split: str, members: Members, *, anomalies: bool) -> str:
     images = f"{split} {len(members.names):,} images"
     if split == "anomalies":
         return f"{len(members.names):,} images as anomalies"
+    if anomalies:
+        return f"{len(members.names):,} images of {split}/ as anomalies for validation"
     counts = {name: int(n) for name, n in zip(members.classes, np.bincount(members.labels, minlength=len(members.classes)),
                                               strict=True)}  # fmt: skip
     if len(counts) <= _NAMED_CLASSES:
@@ -69,16 +82,20 @@ def _counts(split: str, members: Members) -> str:
     return f"{images} ({len(counts)} classes of {counts[least]:,} ({least}) to {counts[most]:,} ({most}))"
 
 
-def _scaling(folder: ImageFolder) -> Iterator[str]:
-    if pages := sum(facts.pages > 1 for facts in folder.facts.values()):
+def _scaling(folder: ImageFolder, names: list[str]) -> Iterator[str]:
+    if pages := sum(folder.facts[name].pages > 1 for name in names):
         yield f"{pages:,} TIFF file(s) hold several images, of which the first is taken"
-    rules = Counter(rule for name in folder.facts if (rule := folder.rule(name)) and not folder.fault(name))
+    rules = Counter(rule for name in names if (rule := folder.rule(name)) and not folder.fault(name))
     for rule, n in rules.items():
         if rule.startswith("integers"):
             bits = int(rule.split()[2])
             yield f"{n:,} image(s) of more than 8 bits a grey value use {bits} bits: they are scaled from 0..{2**bits - 1}"
         else:
             yield f"{n:,} image(s) of floating-point values are scaled from 0..255"
+    taken = set(names)
+    for why, dark in folder.dark.items():
+        if found := sorted(taken.intersection(dark)):
+            yield f"warning: {len(found):,} image(s) become dark, e.g. {printable(found[0])}: {why}"
 
 
 def _warnings(folder: ImageFolder, train: Members, test: Members) -> Iterator[str]:
@@ -97,7 +114,8 @@ def _warnings(folder: ImageFolder, train: Members, test: Members) -> Iterator[st
     if mixed:
         one, other = (printable(name) for name in list(mixed[0].values())[:2])
         yield f"warning: {len(mixed):,} image(s) have two labels, e.g. {one} and {other}"
-    untested = [name for label, name in enumerate(train.classes) if label not in set(test.labels.tolist())]
+    tested = set(test.labels.tolist())
+    untested = [name for label, name in enumerate(train.classes) if label not in tested]
     if untested:
         more = f" and {len(untested) - _NAMED_CLASSES} more" if len(untested) > _NAMED_CLASSES else ""
         yield f"warning: no test images of {', '.join(untested[:_NAMED_CLASSES])}{more}"

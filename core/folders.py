@@ -8,6 +8,7 @@ Images are known by their content. What is no image, hidden or the system's is p
 from __future__ import annotations
 
 import hashlib
+import io
 from functools import partial
 from pathlib import Path
 
@@ -42,9 +43,8 @@ def identify(root: Path, data_dir: Path, *, anomalies: bool) -> tuple[str, int]:
         InputError: if the folder is missing or not laid out as a data set.
     """
     folder = ImageFolder.read(root, data_dir)
-    parts = ["train", "test"] if not anomalies else ["anomalies", "train"] if _has_train(folder) else ["anomalies"]
     content = hashlib.sha256()
-    for split in parts:
+    for split in folder.splits(anomalies=anomalies):
         content.update(f"{split}:{folder.identity(split)}\n".encode())
     return content.hexdigest()[:20], 0 if anomalies else len(folder.members("train").names)
 
@@ -54,7 +54,7 @@ def has_validation_split(root: Path, data_dir: Path) -> bool:
 
     Without ``test/`` every image is one of the anomalies that are tested on.
     """
-    return _has_train(ImageFolder.read(root, data_dir))
+    return ImageFolder.read(root, data_dir).has_train
 
 
 def load(root: Path, data_dir: Path, split: str) -> Loaded:
@@ -74,13 +74,6 @@ def load(root: Path, data_dir: Path, split: str) -> Loaded:
     return arrays["images"], members.labels, members.classes, None
 
 
-def _has_train(folder: ImageFolder) -> bool:
-    try:
-        return bool(folder.members("train").names)
-    except InputError:
-        return False
-
-
 def _decode_all(folder: ImageFolder, names: list[str], data_dir: Path) -> NDArray[np.uint8]:
     results = in_parallel(partial(_decode_one, folder), names)
     errors = [(name, result) for name, result in zip(names, results, strict=True) if isinstance(result, str)]
@@ -93,10 +86,15 @@ def _decode_one(folder: ImageFolder, room: Room, name: str) -> NDArray[np.uint8]
     if fault := folder.fault(name):
         return fault
     try:
-        with open_image(folder.tree.root / name, folder.facts[name].formats) as image, room.take(memory_of(image)):
+        content = (folder.tree.root / name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != folder.facts[name].digest:
+            return "it changed while the folder was read: run the command again"
+        with open_image(io.BytesIO(content), folder.facts[name].formats) as image, room.take(memory_of(image)):
             decoded = decode(image, folder.scale_of(name))
             image.close()  # frees its memory before others may take it
             return decoded
+    except MemoryError:
+        raise
     except Exception as error:  # PIL's plugins raise anything, SyntaxError and struct.error among it
         return reason_of(error)
 

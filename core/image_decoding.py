@@ -70,7 +70,8 @@ def kind_of_values(image: Image.Image) -> str:
         return "integers"
     if image.mode == "F":
         return "floats"
-    return "colours" if any(";16" in str(raw) for raw in _raw_modes(image)) else "bytes"
+    # BGR;16 is a pixel of 16 bits, five or six a colour.
+    return "colours" if any(";16" in str(raw) and raw != "BGR;16" for raw in _raw_modes(image)) else "bytes"
 
 
 def declared_bits(image: Image.Image) -> int:

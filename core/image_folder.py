@@ -25,6 +25,7 @@ _OVERSHOOT = 0.05
 _SHOWN = 6  # kinds of files that were passed over for one reason
 _LEAST_OF_255 = 16.0  # values of 0 .. 255 reach this somewhere in a folder
 _LEAST_COLOUR = 16.0  # of 255: where no colour of a folder reaches it, at most 12 of 16 bits are used
+_DARK_COLOUR = 128.0  # and here at most 15, or the images are dark
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,27 @@ class ImageFolder:
         A file does not say how many of its 16 bits are used (TIFF's tags of the largest sample must not change how an image
         looks, says its standard), and single images may be dark; so all of a folder decide.
         """
-        top = max((f.high for f in self.facts.values() if f.values == "integers" and not f.bits), default=0.0)
+        top = max((f.high for f in self._deciding if f.values == "integers" and not f.bits), default=0.0)
         bits = next((bits for bits in DEPTHS if top < 2**bits), DEPTHS[-1]) if top > 0 else 16
         return Scale(bits, 1 if self._top_float <= 1 + _OVERSHOOT else 255)
+
+    @cached_property
+    def _deciding(self) -> list[FileFacts]:
+        """What decides how a folder is scaled: the images of its classes; where there are none, all images."""
+        files = [
+            file for part in self.tree.parts.values() for file in (part.class_files() if self.is_data_set else part.files())
+        ]
+        return [self.facts[file.name] for file in files]
+
+    @cached_property
+    def scaled_from(self) -> dict[str, str]:
+        """Kind of values of more than 8 bits -> the range that its images are scaled from, as far as the folder decides it."""
+        kinds = {facts.values for facts in self._deciding if not facts.bits}
+        ranges = {
+            "grey values": ("integers", 2**self.scale.bits - 1),
+            "floating-point values": ("floats", self.scale.float_top),
+        }
+        return {name: f"0..{top}" for name, (kind, top) in ranges.items() if kind in kinds}
 
     def scale_of(self, name: str) -> Scale:
         """How one image is scaled: by the bits that it declares, else as the folder."""
@@ -109,7 +128,7 @@ class ImageFolder:
         if facts.values == "floats":
             if not np.isfinite(high):
                 return "floating-point values that are not finite"
-            too_small = top == 255 and self._top_float < _LEAST_OF_255
+            too_small = top == 255 and 1 + _OVERSHOOT < high < _LEAST_OF_255 and self._top_float < _LEAST_OF_255
             if too_small or not (-_OVERSHOOT * top <= low and high <= (1 + _OVERSHOOT) * top):
                 return f"floating-point values from {low:.4g} to {high:.4g}: scale them to 0..1 or 0..255"
         if facts.values == "colours" and self._top_colour < _LEAST_COLOUR:
@@ -118,11 +137,22 @@ class ImageFolder:
 
     @cached_property
     def _top_float(self) -> float:
-        return max((f.high for f in self.facts.values() if f.values == "floats" and np.isfinite(f.high)), default=0.0)
+        return max((f.high for f in self._deciding if f.values == "floats" and np.isfinite(f.high)), default=0.0)
 
     @cached_property
     def _top_colour(self) -> float:
-        return max(f.high for f in self.facts.values() if f.values == "colours")
+        return max((f.high for f in self._deciding if f.values == "colours"), default=255.0)
+
+    @cached_property
+    def dark(self) -> dict[str, list[str]]:
+        """Images that become much darker than they may be meant: why -> their names."""
+        found: dict[str, list[str]] = {}
+        for name, facts in self.facts.items():
+            if facts.values == "floats" and self.scale.float_top == 255 and 0 < facts.high <= 1 + _OVERSHOOT:
+                found.setdefault("their floating-point values end at 1, others of the folder at 255", []).append(name)
+            if facts.values == "colours" and _LEAST_COLOUR <= self._top_colour < _DARK_COLOUR:
+                found.setdefault("no colour of 16 bits is larger than half: they may use fewer bits", []).append(name)
+        return found
 
     @cached_property
     def passed_over(self) -> Counter[tuple[str, str]]:
@@ -168,6 +198,20 @@ class ImageFolder:
         if not names:
             raise InputError(f"{self.title}: no images below {split}/{self._instead()}")
         return Members(names, np.asarray(labels, dtype=np.int64), tuple(folders["train"]))
+
+    def splits(self, *, anomalies: bool) -> list[str]:
+        """The splits that count: of a set of anomalies ``train`` too if it has class folders, for a search looks at those."""
+        if not anomalies:
+            return ["train", "test"]
+        return ["anomalies", "train"] if self.has_train else ["anomalies"]
+
+    @cached_property
+    def has_train(self) -> bool:
+        """Whether there are train images."""
+        try:
+            return bool(self.members("train").names)
+        except InputError:
+            return False
 
     def identity(self, split: str) -> str:
         """A hash over the names and bytes of a split's images, and over how those are scaled that a new rule scales.

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from core.config import TrialConfig, check_sizes
-from core.datasets import ImageSet, Splits, describe, load_anomalies, load_splits, load_validation_anomalies
+from core.datasets import (
+    ImageSet,
+    Splits,
+    describe,
+    identify,
+    load_anomalies,
+    load_splits,
+    load_validation_anomalies,
+    scaling_differences,
+)
 from core.errors import InputError
 from sweeps.planning.trial import Trial
 
@@ -48,6 +57,7 @@ def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
     Raises:
         InputError: with all errors of the image sets, and of configs that do not fit their sizes.
     """
+    trials = list(trials)
     configs = [config for trial in trials for config in _lineage(trial.config)]
     errors: list[str] = []
 
@@ -67,9 +77,22 @@ def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
     loaded = {which: found for which, found in splits.items() if found is not None}
     for config in configs if not errors else ():
         collect(partial(check_sizes, config, loaded[config.dataset, config.train_subset]))
+    if not errors:
+        errors += _changed_meanwhile(trials, data_dir)
     if errors:
         raise InputError(list(dict.fromkeys(errors)))
     return Images(loaded, {name: found for name, found in anomalies.items() if found is not None}, validation)
+
+
+def _changed_meanwhile(trials: Iterable[Trial], data_dir: Path) -> list[str]:
+    """Return an error for each folder that holds other images than when the trials' keys were made of its content."""
+    planned = {(trial.config.dataset, False): trial.data for trial in trials}
+    planned |= {(name, True): identity for trial in trials for name, identity in trial.anomalies.items()}
+    return [
+        f"{name}: its images changed while this command ran: run it again"
+        for (name, anomalies), identity in planned.items()
+        if identify(name, data_dir, anomalies=anomalies) != identity
+    ]
 
 
 def describe_folders(trials: Iterable[Trial], data_dir: Path) -> list[str]:
@@ -81,7 +104,9 @@ def describe_folders(trials: Iterable[Trial], data_dir: Path) -> list[str]:
     configs = [config for trial in trials for config in _lineage(trial.config)]
     datasets = dict.fromkeys((config.dataset, False) for config in configs)
     anomalies = dict.fromkeys((name, True) for config in configs for name in config.anomaly_datasets)
-    return [line for name, as_anomalies in datasets | anomalies for line in describe(name, data_dir, anomalies=as_anomalies)]
+    lines = [line for name, as_anomalies in datasets | anomalies for line in describe(name, data_dir, anomalies=as_anomalies)]
+    pairs = dict.fromkeys((config.dataset, name) for config in configs for name in config.anomaly_datasets)
+    return lines + [line for dataset, name in pairs for line in scaling_differences(dataset, name, data_dir)]
 
 
 def _splits(dataset: str, data_dir: Path, subset: int | None) -> Splits:

@@ -98,19 +98,30 @@ def test_wrong_labels_of_digits_m_are_noticed(tmp_path: Path) -> None:
 
 
 def test_notes_are_kept_only_where_something_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reasons: list[int] = []
-
     def refuse(*_: object) -> None:
-        raise OSError(reasons[-1], "no")
+        raise OSError(reasons.pop(), "no")
 
     monkeypatch.setattr(data_cache, "atomic_write", refuse)
-    for reason in (errno.EROFS, errno.EACCES):
-        reasons.append(reason)
+    reasons = [errno.EROFS, errno.EACCES, errno.ENOSPC]
+    while reasons:
         data_cache.keep_json(tmp_path / "a.json", [1])
     assert list(tmp_path.iterdir()) == []
-    reasons.append(errno.ENOSPC)
-    with pytest.raises(OSError, match="no"):
-        data_cache.keep_json(tmp_path / "a.json", [1])
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_arrays_of_before_that_may_only_be_read_are_made_for_the_command_which_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damaged: bool
+) -> None:
+    save_arrays(tmp_path / "a.npz", arrays(1))
+    if damaged:
+        (tmp_path / "a.npz").write_bytes(b"PK")
+
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "no", str(path))
+
+    monkeypatch.setattr(data_cache, "save_arrays", refuse)
+    found, made = kept(tmp_path / "a.npz")
+    assert made and equal(found, arrays()) and "may only be read: made for this command" in caplog.text
 
 
 def test_a_data_folder_that_may_only_be_read_serves_once_all_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from core import datasets
+from core.errors import InputError
+from core.image_folder import ImageFolder
 from tests.core.image_folders import lines, n_train, picture, ramp, refusal
 
 # -- what is taken -------------------------------------------------------------------------------------------------------
@@ -37,7 +39,13 @@ def test_what_is_passed_over_is_told_by_ending_and_reason(root: Path, data: Path
     (root / "val").mkdir()
     assert n_train(root, data) == 4
     told = lines(root, data)
-    for what in ("2 .txt (no image)", "1 without ending (empty)", "1 hidden", "1 .nef (raw data of a camera", "1 Thumbs.db ("):
+    for what in (
+        "2 .txt (no image of a format that is read)",
+        "1 without ending (empty)",
+        "1 hidden",
+        "1 .nef (raw data of a camera",
+        "1 Thumbs.db (",
+    ):
         assert what in told
     assert "1 .png~, 1 .part, 1 .bak (left over: unfinished, temporary or a backup)" in told
     assert "1 .png (in train/, but in no class folder)" in told and "1 val/ (beside train/ and test/)" in told
@@ -117,7 +125,7 @@ def test_other_formats_are_never_opened(root: Path, data: Path, monkeypatch: pyt
     assert "1 broken image(s), mend or remove them: train/cat/a.png (damaged, or of no format that is read (JPEG" in refusal(
         root, data
     )
-    assert started == [] and "1 .eps (no image)" in lines(root, data)
+    assert started == [] and "1 .eps (no image of a format that is read)" in lines(root, data)
 
 
 def test_heic_is_read_by_the_extra_or_told(root: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,13 +191,15 @@ def test_files_that_have_not_changed_are_not_opened_again(root: Path, data: Path
     monkeypatch.setattr(folder_files, "_examine_one", lambda *a: opened.append(a[-1]) or examine_one(*a))
     before = datasets.identify(f"folder:{root}", data)
     assert len(opened) == 9
-    assert datasets.identify(f"folder:{root}", data) == before and "1 .txt (no image)" in lines(root, data)
+    assert datasets.identify(f"folder:{root}", data) == before and "1 .txt (no image of a format that is read)" in lines(
+        root, data
+    )
     assert len(opened) == 9
     picture().save(root / "test" / "dog" / "1.png")
     assert datasets.identify(f"folder:{root}", data) != before and opened[9:] == ["test/dog/1.png"]
     (record,) = data.glob("folder-files-*.json")
     record.write_bytes(record.read_bytes().replace(b"no image", b"yo image"))
-    assert "(no image)" in lines(root, data) and len(opened) == 19, "a damaged record is made again"
+    assert "(no image of a format that is read)" in lines(root, data) and len(opened) == 19, "a damaged record is made again"
 
 
 def test_a_file_that_changed_just_now_is_read_again(root: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,6 +290,60 @@ def test_all_broken_images_are_listed_in_a_file_when_many(root: Path, data: Path
     assert "21 broken image(s)" in message and message.count("bad") == 5 and " and 16 more; all are listed in " in message
     listed = Path(message.rpartition(" ")[2]).read_text(encoding="utf-8").splitlines()
     assert len(listed) == 21 and listed[-1].startswith("train/dog/none (")
+
+
+def test_broken_images_of_train_and_test_are_told_together(root: Path, data: Path) -> None:
+    for split in ("train", "test"):
+        (root / split / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    with pytest.raises(InputError) as error:
+        datasets.load_splits(f"folder:{root}", data, None)
+    assert [line.partition(" (")[0].rpartition(" ")[2] for line in error.value.errors] == ["train/cat/0.png", "test/cat/0.png"]
+
+
+def test_an_image_that_changes_after_it_was_hashed_is_not_taken(
+    root: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    path = root / "train" / "cat" / "0.png"
+    before, read = path.read_bytes(), ImageFolder.read
+
+    def read_and_change(*where: Path) -> ImageFolder:
+        found = read(*where)
+        picture().save(path)
+        return found
+
+    monkeypatch.setattr(ImageFolder, "read", read_and_change)
+    assert "train/cat/0.png (it changed while the folder was read: run the command again)" in refusal(root, data)
+    monkeypatch.undo()
+    path.write_bytes(before)
+    expected = np.asarray(Image.open(path)).transpose(2, 0, 1)
+    assert np.array_equal(datasets.load(f"folder:{root}", data, "train").images[0], expected)
+
+
+def test_a_passing_fault_is_not_remembered_as_a_broken_image(root: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(ramp(1000, np.uint16)).save(root / "train" / "cat" / "x.tif")
+    os.utime(root / "train" / "cat" / "x.tif", (1, 1))
+
+    def fail(_: Image.Image) -> tuple[float, float]:
+        raise errors.pop()
+
+    monkeypatch.setattr("core.folder_files.value_range", fail)
+    errors: list[Exception] = [OSError("decoder tiff_lzw not available")]
+    assert "x.tif (decoder tiff_lzw not available)" in lines(root, data)
+    errors = [MemoryError()]
+    with pytest.raises(MemoryError):
+        lines(root, data)
+    monkeypatch.undo()
+    assert "broken" not in lines(root, data)
+
+
+def test_train_images_of_a_set_of_anomalies_are_told(root: Path, data: Path) -> None:
+    assert f"folder:{root}: 4 images as anomalies, 4 images of train/ as anomalies for validation" in lines(
+        root, data, anomalies=True
+    )
+    datasets.load_anomalies(f"folder:{root}", data)
+    datasets.load_validation_anomalies(f"folder:{root}", data)
+    picture().save(root / "train" / "cat" / "9.png")
+    assert "1 file(s) more; they are evaluated again" in lines(root, data, anomalies=True)
 
 
 def test_a_large_scan_is_no_attack(

@@ -116,7 +116,7 @@ def test_floats_are_scaled_by_the_range_that_a_folder_uses(root: Path, data: Pat
 def test_values_of_no_known_scale_are_refused(root: Path, data: Path, values: NDArray[np.float64], reason: str) -> None:
     Image.fromarray(values).save(root / "train" / "cat" / "x.tif")
     assert f"train/cat/x.tif ({reason}" in refusal(root, data)
-    assert f"1 broken image(s), which no trial can be run with, e.g. train/cat/x.tif ({reason}" in lines(root, data)
+    assert f"at least 1 broken image(s), with which no trial can run, e.g. train/cat/x.tif ({reason}" in lines(root, data)
 
 
 def rgb16(path: Path, top: int) -> None:
@@ -136,6 +136,43 @@ def test_colours_of_12_in_16_bits_are_refused(root: Path, data: Path) -> None:
     rgb16(root / "train" / "dog" / "y.png", 50000)
     images = datasets.load(f"folder:{root}", data, "train").images
     assert images[2].max() == 4000 >> 8 and images[5].max() == 50000 >> 8, "a dark one among others is dark"
+
+
+def test_images_that_become_dark_are_told(root: Path, data: Path) -> None:
+    rgb16(root / "train" / "cat" / "x.png", 16_000)
+    assert "warning: 1 image(s) become dark, e.g. train/cat/x.png: no colour of 16 bits is larger than half" in lines(
+        root, data
+    )
+    rgb16(root / "train" / "cat" / "y.png", 65_535)
+    assert "become dark" not in lines(root, data)
+    for name, top in (("a", 1), ("b", 255)):
+        Image.fromarray(ramp(top, np.float32)).save(root / "train" / "dog" / f"{name}.tif")
+    assert "warning: 1 image(s) become dark, e.g. train/dog/a.tif: their floating-point values end at 1" in lines(root, data)
+
+
+def test_files_that_are_not_taken_do_not_decide_the_scale(root: Path, data: Path) -> None:
+    Image.fromarray(ramp(4000, np.uint16)).save(root / "train" / "cat" / "x.png")
+    before = datasets.identify(f"folder:{root}", data)
+    Image.fromarray(ramp(60_000, np.uint16)).save(root / "train" / "mask.png")
+    Image.fromarray(ramp(200, np.float32)).save(root / "train" / "depth.tif")
+    assert datasets.identify(f"folder:{root}", data) == before
+    assert datasets.load(f"folder:{root}", data, "train").images[2].max() == 4000 * 255 // 4095
+
+
+def test_one_image_of_a_wrong_range_is_named_alone(root: Path, data: Path) -> None:
+    for name, top in (("right", 1), ("wrong", 1.2)):
+        Image.fromarray(ramp(top, np.float32)).save(root / "train" / "cat" / f"{name}.tif")
+    assert "1 broken image(s)" in refusal(root, data) and "wrong.tif (floating-point values from 0 to 1.2" in refusal(
+        root, data
+    )
+
+
+def test_a_bitmap_of_16_bits_a_pixel_is_no_image_of_16_bits_a_colour(root: Path, data: Path) -> None:
+    header = struct.pack("<IiiHHIIiiII", 40, 32, 32, 1, 16, 0, 2048, 0, 0, 0, 0)
+    pixels = np.full(1024, 1 << 10 | 1 << 5 | 1, "<u2").tobytes()  # 1 of 31 in each colour: dark
+    start = b"BM" + struct.pack("<IHHI", 54 + len(pixels), 0, 0, 54)
+    (root / "train" / "cat" / "x.bmp").write_bytes(start + header + pixels)
+    assert datasets.load(f"folder:{root}", data, "train").images[2].max() == 8 and "become dark" not in lines(root, data)
 
 
 def test_memory_for_decoding_is_bounded() -> None:
