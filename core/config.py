@@ -118,7 +118,9 @@ class Augmentation(BaseModel):
     brightness: Weight = Field(0.4, description="factor from [max(0, 1 - b), 1 + b]")
     contrast: Weight = Field(0.4, description="factor from [max(0, 1 - c), 1 + c]")
     saturation: Weight = Field(0.2, description="factor from [max(0, 1 - s), 1 + s]")
-    hue: Annotated[Number, Field(ge=0, le=0.5)] = Field(0.1, description="shift from [-h, h], in turns of the colour circle")
+    hue: Annotated[Number, Field(ge=0, le=0.5), AfterValidator(abs)] = Field(
+        0.1, description="shift from [-h, h], in turns of the colour circle"
+    )
     grey: Share = Field(0.2, description="probability of losing all colour")
     blur: tuple[Positive, Positive] | None = Field((0.1, 2.0), description="range of sigma of a 3x3 Gaussian; null: no blur")
 
@@ -289,8 +291,16 @@ def field_faults(fields: Mapping[str, Any]) -> list[Fault]:
     try:
         TrialConfig.model_validate(dict(fields))
     except ValidationError as error:
-        return [fault for fault in faults_of(error) if fault.unknown or set(fault.place) - {"parent"}]
+        return [f for f in faults_of(error) if f.unknown or set(f.place) - {"parent"} or not _is_mapping_at(fields, f.place)]
     return []
+
+
+def _is_mapping_at(fields: Any, place: Place) -> bool:
+    for key in place:
+        if not isinstance(fields, Mapping):
+            return False
+        fields = fields.get(key)
+    return isinstance(fields, Mapping)
 
 
 def keys_at(place: Place) -> list[str]:

@@ -14,9 +14,14 @@ _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", re.ASCII)
 _LARGEST = 2**53
 
 
+def is_exponent(text: str) -> bool:
+    """Return whether a text is a number with an exponent, which YAML 1.1 may take for a text."""
+    return len(text) < 100 and _EXPONENT.fullmatch(text) is not None
+
+
 def as_number(value: Any) -> Any:
     """Return a number as it is, and a text with an exponent as the float that it means; refuse everything else."""
-    if isinstance(value, str) and len(value) < 100 and _EXPONENT.fullmatch(value):
+    if isinstance(value, str) and is_exponent(value):
         return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PydanticCustomError("number", "a number is needed")  # true is not 1, and "3" may be meant as a name

@@ -91,16 +91,16 @@ def parse_seeds(text: str | None) -> tuple[int, ...] | None:
 
 
 def parse_arms(text: str | None) -> list[str] | None:
-    """Return the arms that ``--arms`` names; None without a text.
+    """Return the pieces of ``--arms`` between commas, of which a name may hold some; None without a text.
 
     Raises:
         InputError: if it names none.
     """
     if text is None:
         return None
-    if not (arms := list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))):
+    if not text.replace(",", "").strip():
         raise InputError("--arms: no arm is named")
-    return arms
+    return text.split(",")
 
 
 def parse_budget(command: CommandLine) -> SeedBudget | None:

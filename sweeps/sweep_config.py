@@ -133,16 +133,17 @@ def check(command: CommandLine) -> SweepConfig:
     budget = errors.collect(lambda: parse_budget(command), None)
     grid = None if loaded is None else errors.collect(partial(_with_search_flags, loaded, command, seeds), loaded)
     tracking_uri = _check_places(command, errors)
-    errors.found += _profile_errors(command, address)
-    if grid is None or command.profile not in _PROFILES:
-        raise InputError(errors.found)
-
-    gpus, scales = _cluster_gpus(address) if address and not errors.found else (gpus_of_this_machine(), False)
-    profile, introduction = _choose_profile(command.profile, gpus)
-    if share_error(command.gpus_per_trial) is None:
-        errors.found += _gpu_errors(command.gpus_per_trial, gpus, scales)
-    gpus_per_trial = (1.0 if gpus else 0.0) if command.gpus_per_trial is None else command.gpus_per_trial
     arms = errors.collect(lambda: parse_arms(command.arms), None)
+    errors.found += _profile_errors(command, address)
+    # A cluster is asked only by a command that is right so far.
+    gpus, scales = _cluster_gpus(address) if address and not errors.found else (gpus_of_this_machine(), False)
+    gpus_per_trial = (1.0 if gpus else 0.0) if command.gpus_per_trial is None else command.gpus_per_trial
+    if not (address and errors.found) and share_error(command.gpus_per_trial) is None:
+        errors.found += _gpu_errors(command.gpus_per_trial, gpus, scales) + _budget_errors(budget, gpus_per_trial)
+    if grid is None or command.profile not in _PROFILES:
+        raise InputError(list(dict.fromkeys(errors.found)))
+
+    profile, introduction = _choose_profile(command.profile, gpus)
     snapshot = StoreSnapshot(TrialStore(command.storage))
     planner = Planner(
         profile, settings, command.data_dir, gpu=gpus_per_trial > 0, cpu_flags=cpu_flags(),
@@ -152,7 +153,7 @@ def check(command: CommandLine) -> SweepConfig:
     plan = errors.collect(lambda: planner.plan(grid, seeds=first_seeds, arms=arms or None), None)
     errors.raise_if_any()
     assert plan is not None
-    errors.found += _space_errors(grid, settings, plan, planner, first_seeds) + _budget_errors(budget, gpus_per_trial)
+    errors.found += _space_errors(grid, settings, plan, planner, first_seeds)
     errors.raise_if_any()
     marked = (command.storage / "sweeps" / plan.sweep_id / UNTIL_DECIDED_MARK).is_file()
     return SweepConfig(

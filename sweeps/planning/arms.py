@@ -127,15 +127,15 @@ def select_arms(arms: Mapping[str, Fields], requested: Sequence[str]) -> dict[st
     waiting = list(requested)
     while waiting:
         # A name may hold commas, at which --arms was cut: as many pieces as make a name belong together.
-        tried = (",".join(waiting[:n]) for n in range(min(len(waiting), _MAX_PIECES), 0, -1))
-        name = next((name for name in tried if name in arms), waiting[0])
+        tried = {n: ",".join(waiting[:n]).strip() for n in range(min(len(waiting), _MAX_PIECES), 0, -1)}
+        n = next((n for n, name in tried.items() if name in arms), 1)
+        name, waiting = tried[n], waiting[n:]
         members = {arm: fields for arm, fields in arms.items() if arm == name or arm.startswith(f"{name}/")}
-        if not members:
+        if not members and name:
             errors.append(f"--arms {as_typed(name)}: no such arm{did_you_mean(name, families)}; there are {listed(families)}")
         chosen |= members
-        waiting = waiting[name.count(",") + 1 :]
     if errors:
-        raise InputError(first_of(errors))
+        raise InputError(first_of(list(dict.fromkeys(errors))))
     return {name: fields for name, fields in arms.items() if name in chosen}
 
 

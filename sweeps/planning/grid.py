@@ -20,6 +20,8 @@ Fields = dict[str, Any]
 MAX_SEEDS, MAX_TRIALS = 1_000, 10_000
 #: Names of a search's points; no arm may have such a name.
 POINT = re.compile(r"point-\d+$")
+#: Begins the names of parents that are no arm of the grid.
+PARENT_OF = "parent of "
 
 
 class StatedClaim(BaseModel):

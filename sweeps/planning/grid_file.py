@@ -18,7 +18,7 @@ from evaluation.evaluate import METRICS
 from sweeps.planning.arm_names import folded, name_error
 from sweeps.planning.arms import count_arms, expand_arms, expanded_arms, list_axes
 from sweeps.planning.claim import parse_claim
-from sweeps.planning.grid import BASE, MAX_TRIALS, POINT, Grid, Published, StatedClaim
+from sweeps.planning.grid import BASE, MAX_TRIALS, PARENT_OF, POINT, Grid, Published, StatedClaim
 from sweeps.planning.search_space import Range, SearchSpec
 from sweeps.planning.yaml_reader import Document, NotReadableError, read_yaml
 
@@ -221,6 +221,10 @@ def _name_errors(grid: Grid) -> Errors:
             errors.append((place, f"arms.{shown(arm)}: {wrong}"))
         elif grid.search and POINT.match(arm):
             errors.append((place, f"arms.{as_typed(arm)}: this name is reserved for a point of the search"))
+        elif arm.startswith(PARENT_OF):
+            errors.append(
+                (place, f"arms.{as_typed(arm)}: names that begin with {PARENT_OF!r} are kept for parents that are added")
+            )
         elif (other := first.setdefault(folded(arm), arm)) != arm:
             errors.append((place, f"arms.{as_typed(arm)}: MLflow cannot tell this name from {other!r}; choose another"))
     return errors

@@ -14,10 +14,11 @@ from typing import Any
 from core.config import PROFILES, TrialConfig, digest, keys_at_epochs, make_config, resolve_precision, trial_key
 from core.datasets import identify_and_count
 from core.errors import InputError
+from core.messages import shown
 from core.pairing import PAIRINGS
 from sweeps.planning.arm_names import MAX_NAME, folded, with_digest
 from sweeps.planning.arms import expand_arms, merge, select_arms, settings_errors
-from sweeps.planning.grid import BASE, MAX_TRIALS, Fields, Grid
+from sweeps.planning.grid import BASE, MAX_TRIALS, PARENT_OF, Fields, Grid
 from sweeps.planning.trial import Plan, Trial
 
 #: Fields that a neighbour trial's parent takes from the trial itself; all others come from the grid's base.
@@ -68,6 +69,7 @@ class Planner:
     gpu: bool
     cpu_flags: frozenset[str]
     earlier_seeds: Callable[[str], Sequence[int]] = _no_seeds
+    _identified: dict[tuple[str, bool], tuple[str, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def plan(
         self, grid: Grid, *, seeds: Sequence[int], arms: Sequence[str] | None = None, validation_only: Collection[str] = ()
@@ -100,12 +102,15 @@ class Planner:
         sweep_id = f"{grid.name}-{digest(identity)[:8]}"
         all_seeds = list(dict.fromkeys((*seeds, *self.earlier_seeds(sweep_id))))
         configs = self._configs(grid, all_arms, all_seeds, errors)
+        identities = self._identify([config for _, config in configs], errors)
+        if errors:
+            raise InputError(list(dict.fromkeys(errors)))
         total = sum(config.epochs for _, config in configs if config.trained)
         if total > _MAX_EPOCHS:
             raise InputError(
-                f"grid {grid.name}: its trials have {total:,} epochs together; at most {_MAX_EPOCHS:,} are planned"
+                f"grid {grid.name}: its trials have {total:,} epochs together; at most {_MAX_EPOCHS:,} are planned: take fewer "
+                "epochs or seeds, or make several grids of it"
             )
-        identities = _identify([config for _, config in configs], self.data_dir)
         drafts, requested = _draft_trials(grid, configs, identities, selected, seeds)
         trials = {key: _finish_trial(key, draft, base, identities, frozenset(validation_only)) for key, draft in drafts.items()}
         return Plan(grid, self.profile, base, sweep_id, trials, requested)
@@ -126,20 +131,40 @@ class Planner:
             raise InputError(list(dict.fromkeys([*errors, *error.errors, *_arm_errors(all_arms)]))) from None
 
     def _configs(
-        self, grid: Grid, all_arms: Mapping[str, Fields], seeds: Sequence[int], errors: Sequence[str]
+        self, grid: Grid, all_arms: Mapping[str, Fields], seeds: Sequence[int], errors: list[str]
     ) -> list[tuple[str, TrialConfig]]:  # fmt: skip
-        """Return every arm's config for every seed, with the arm's name; raise InputError with all errors."""
+        """Return every arm's config for every seed, with the arm's name; what is wrong with the others is added to errors."""
         configs: list[tuple[str, TrialConfig]] = []
-        found = list(errors)
         for name, own in all_arms.items():
             for seed in seeds:
                 try:
                     configs.append((name, self._config(grid, name, own, seed, seeds[0])))
                 except InputError as error:
-                    found += error.errors
-        if found:
-            raise InputError(list(dict.fromkeys(found)))
+                    errors += error.errors
         return configs
+
+    def _identify(self, configs: Collection[TrialConfig], errors: list[str]) -> _Identities:
+        """Return the identities of the configs' data sets; what is wrong is added to errors.
+
+        Each is asked for once: further plans of a command go with the images that it has loaded.
+        """
+        names, anomalies = _names_of_data(configs)
+        by_metric: dict[str, str] = {}
+        for name in anomalies:
+            if (other := by_metric.setdefault(folded(name), name)) != name:
+                errors.append(f"anomaly_datasets: MLflow cannot tell {name!r} from {other!r}; rename one, e.g. by a link")
+        for name, as_anomalies in [*((name, False) for name in names), *((name, True) for name in anomalies)]:
+            if (name, as_anomalies) not in self._identified:
+                try:
+                    self._identified[name, as_anomalies] = identify_and_count(name, self.data_dir, anomalies=as_anomalies)
+                except InputError as error:
+                    errors += error.errors
+        known = self._identified
+        return _Identities(
+            {name: known[name, False][0] for name in names if (name, False) in known},
+            {name: known[name, True][0] for name in anomalies if (name, True) in known},
+            {name: known[name, False][1] for name in names if (name, False) in known},
+        )
 
 
 def _draft_trials(
@@ -211,9 +236,9 @@ def _add_parents(drafts: dict[str, _Draft], datasets: Mapping[str, str]) -> None
 
 def _with_parent(fields: Fields, base_fields: Fields, where: str, depth: int = 0) -> TrialConfig:
     """Return the config of a trial's fields, with the overrides under ``parent`` replaced by the parent's whole config."""
-    overrides = fields.get("parent") or {}
+    overrides = {} if fields.get("parent") is None else fields["parent"]
     if not isinstance(overrides, Mapping):
-        raise InputError(f"{where}: parent: a mapping of fields that override base's is needed, not {overrides!r}")
+        raise InputError(f"{where}: parent: a mapping of fields that override base's is needed, not {shown(overrides)}")
     config = make_config({key: value for key, value in fields.items() if key != "parent"}, where)
     if not config.needs_parent:
         if overrides and config.method == "vicreg":
@@ -235,7 +260,8 @@ def _with_parent(fields: Fields, base_fields: Fields, where: str, depth: int = 0
     return make_config(config.fields() | {"parent": parent.fields()}, where)
 
 
-def _identify(configs: Collection[TrialConfig], data_dir: Path) -> _Identities:
+def _names_of_data(configs: Collection[TrialConfig]) -> tuple[list[str], list[str]]:
+    """Return the names of all data sets and of all anomaly sets of configs and their parents, sorted."""
     names: set[str] = set()
     anomalies: set[str] = set()
     for config in configs:
@@ -244,23 +270,7 @@ def _identify(configs: Collection[TrialConfig], data_dir: Path) -> _Identities:
         while ancestor is not None:
             names.add(ancestor.dataset)
             ancestor = ancestor.parent
-    errors: list[str] = []
-    by_metric: dict[str, str] = {}
-    for name in sorted(anomalies):
-        if (other := by_metric.setdefault(folded(name), name)) != name:
-            errors.append(f"anomaly_datasets: MLflow cannot tell {name!r} from {other!r}; rename one, e.g. by a link")
-    identities = _Identities({}, {}, {})
-    for found, wanted, as_anomalies in ((identities.datasets, names, False), (identities.anomalies, anomalies, True)):
-        for name in sorted(wanted):
-            try:
-                found[name], train_images = identify_and_count(name, data_dir, anomalies=as_anomalies)
-                if not as_anomalies:
-                    identities.train_images[name] = train_images
-            except InputError as error:
-                errors += error.errors
-    if errors:
-        raise InputError(errors)
-    return identities
+    return sorted(names), sorted(anomalies)
 
 
 def _finish_trial(
@@ -289,7 +299,7 @@ def _finish_trial(
 
 
 def _name_of_parent(required_by: Sequence[str]) -> str:
-    name = f"parent of {', '.join(required_by)}"
+    name = PARENT_OF + ", ".join(required_by)
     return name if len(name) <= MAX_NAME else with_digest(name)
 
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from core.config import TrialConfig
-from core.field_types import TrueOrFalse, Whole, as_number
+from core.field_types import TrueOrFalse, Whole, as_number, is_exponent
 from core.messages import did_you_mean
 from evaluation.evaluate import METRICS
 
@@ -106,6 +106,18 @@ class SearchSpec(BaseModel):
     trials: Whole = Field(20, ge=1, le=MAX_POINTS)
     objectives: tuple[str, ...] = ("validation_probe_accuracy",)
     early_stopping: TrueOrFalse = False
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _numbers_of_ratios(cls, space: Any) -> Any:
+        """Take texts with an exponent, such as 1e-1, for numbers, as fields of a trial do."""
+        if not isinstance(space, Mapping):
+            return space
+        return {
+            key: [float(v) if isinstance(v, str) and is_exponent(v) else v for v in values]
+            if str(key).endswith(_RATIO) and isinstance(values, list) else values
+            for key, values in space.items()
+        }  # fmt: skip
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:

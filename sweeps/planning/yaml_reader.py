@@ -8,7 +8,7 @@ ending in a RecursionError.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,11 +180,10 @@ class _Reading:
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
         own: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
+        merges: list[yaml.Node] = []
         for key_node, value_node in node.value:
             if key_node.tag == f"{_TAG}merge":
-                for name, value in self._merged(value_node, place).items():
-                    merged.setdefault(name, value)  # of several the first counts
+                merges += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
                 continue
             key, error = self._key(key_node, place)
             here = (*place, key)
@@ -194,18 +193,28 @@ class _Reading:
             own[key] = self.value(value_node, here)
             if error is not None:
                 self._document.errors[here] = error
-        return {**merged, **own}
+        return {**self._merged(merges, place, own), **own}
 
-    def _merged(self, node: yaml.Node, place: Place) -> dict[str, Any]:
-        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    def _merged(self, merges: list[yaml.Node], place: Place, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what ``<<`` adds to a mapping's own keys; of several the first counts."""
         found: dict[str, Any] = {}
-        for part in parts:
-            if not isinstance(part, yaml.MappingNode):
+        for node in merges:
+            if not isinstance(node, yaml.MappingNode):
                 self._note(place, "a mapping, or a list of mappings, is needed after <<, e.g. <<: *name")
                 continue
-            for name, value in self._mapping(part, place).items():
-                found.setdefault(name, value)
+            apart = Document()  # lines and errors of keys that do not count are left there
+            for name, value in _Reading(apart)._mapping(node, place).items():
+                if name not in own and name not in found:
+                    found[name] = value
+                    self._take(apart, (*place, name))
+            self._note(place, apart.errors.get(place))
         return found
+
+    def _take(self, other: Document, place: Place) -> None:
+        """Take over the lines and errors of a place and of all within it."""
+        n = len(place)
+        self._document.lines |= {at: line for at, line in other.lines.items() if at[:n] == place}
+        self._document.errors |= {at: error for at, error in other.errors.items() if at[:n] == place}
 
     def _key(self, node: yaml.Node, place: Place) -> tuple[str, str | None]:
         if not isinstance(node, yaml.ScalarNode):
@@ -259,7 +268,10 @@ def _number(text: str, kind: str) -> tuple[Any, str | None]:
         return (special[bare] * (-1 if plain.startswith("-") else 1) if bare in special else float(plain)), None
     if len(bare) > 1 and bare.isdigit() and bare.startswith("0"):
         return text, f"{text} is read as a number of base 8; write it without leading zeros, or quote it: '{text}'"
-    return int(plain, 0), None
+    try:
+        return int(plain, 0), None
+    except ValueError:  # 0x_
+        return text, f"{text} is read as a number, and is none; quote it: '{text}'"
 
 
 def _kind(value: Any) -> str:

@@ -172,6 +172,7 @@ def test_fields_that_do_not_apply_are_dropped() -> None:
 
 def test_one_outcome_has_one_key() -> None:
     assert key(tiny_config(mu=-0.0)) == key(tiny_config(mu=0))
+    assert key(tiny_config(augmentation={"hue": -0.0})) == key(tiny_config(augmentation={"hue": 0}))
     no_crop = [tiny_config(augmentation={"crop": None, "crop_ratio": ratio}) for ratio in ([0.5, 2], [0.9, 1.1])]
     assert key(no_crop[0]) == key(no_crop[1])
     no_jitter = [tiny_config(augmentation={"jitter": 0, "hue": hue}) for hue in (0, 0.4)]

@@ -57,6 +57,10 @@ GRIDS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "a tag": ("arms: {x: !!python/object:os.system {}}", ("arms.x: the tag !!python/object:os.system is not known",)),
     "a tag on a number": ("arms: {x: {mu: !!int abc}}", ("arms.x.mu: the tag !!int is not known here",)),
     "key twice": ("arms:\n  x: {}\n  x: {}", ("line 3: arms.x: the key 'x' is given twice",)),
+    "no number": ("arms: {x: {epochs: 0x_}}", ("arms.x.epochs: 0x_ is read as a number, and is none; quote it",)),
+    "no binary number": ("arms: {x: {epochs: -0b__}}", ("arms.x.epochs: -0b__ is read as a number, and is none",)),
+    "an error in a merged mapping": ("base: &a\n  mu: -1\narms:\n  x:\n    <<: *a\n    nu: -3\n",
+                                     ("line 2: base.mu", "line 2: arms.x.mu", "line 6: arms.x.nu")),
     "merge of a number": ("arms: {x: {<<: 3}}", ("is needed after <<",)),
     # -- values
     "question empty": ("question: ''\narms: {x: {}}", ("question: a text that is not empty is needed",)),
@@ -88,6 +92,10 @@ GRIDS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "too many trials": (
         f"arms: {{x: {{mu: {list(range(100))}}}}}\nseeds: {list(range(200))}", ("101 arms with 200 seeds are 20,200 trials",),
     ),
+    "no parent": ("arms: {x: {pairing: neighbors, parent: false}}", ("arms.x.parent: a mapping is needed", "not false")),
+    "no parent of a parent": (
+        "arms: {x: {pairing: neighbors, parent: {parent: 0}}}", ("arms.x.parent.parent: a mapping is needed",),
+    ),
     "an endless parent": ("base: {pairing: neighbors}\narms: {x: {mu: 1}}", ("needs a parent without end",)),
     "an arm twice": ("arms: {x: {mu: [1, 1]}}", ("'x/mu=1' comes about twice",)),
     "a claim of nobody": ("arms: {x: {}}\nclaims: ['nmi: base > y']", ("line 2: claims", "'y' is no arm")),
@@ -97,7 +105,9 @@ GRIDS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "a search from true": ("search: {space: {mu: {low: true, high: 2}}}",
                            ("search.space.mu.low: a number is needed, not true",)),
     "a long name of a folder": (f"arms: {{x: {{dataset: 'folder:/{'x' * 300}'}}}}", ("arms.x.dataset", "more than 255 bytes")),
+    "a text among ratios": ("search: {space: {mu/lambda: [1e-1, x]}}", ("a ratio's choices are numbers",)),
     # -- names of arms
+    "name of a parent": ("arms: {parent of x: {mu: 1}}", ("names that begin with 'parent of ' are kept for parents",)),
     "name empty": ("arms: {'': {}}", ("an arm's name must not be empty",)),
     "name with escapes": ('arms: {"\\e[31mred": {}}', ("'\\x1b[31mred'", "U+001B does not belong there")),
     "name with a newline": ('arms: {"a\\nb": {}}', ("U+000A",)),
@@ -192,4 +202,7 @@ FLAGS: list[tuple[list[str], tuple[str, ...]]] = [
     (["--set", "dataset=folder:~nobody-here/x"], ("dataset: ~nobody-here/x", "write the whole path")),
     (["--set", "anomaly_datasets=folder:/nowhere"], ("folder:/nowhere: there is no such folder",)),
     (["--set", "mu"] * 100, ("--set mu: not of the form key=value",)),
+    (["--set", "epochs=0x_"], ("--set epochs=0x_: 0x_ is read as a number, and is none",)),
+    (["--set", "parent=false"], ("--set parent=false: parent: a mapping is needed, e.g. {key: value}, not false",)),
+    (["--arms", " , ,"], ("--arms: no arm is named",)),
 ]  # fmt: skip

@@ -112,6 +112,24 @@ def test_all_faults_of_all_stages_come_at_once(tmp_path: Path, capsys: pytest.Ca
         assert text in message
 
 
+def test_an_error_of_one_stage_hides_none_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "g.yaml").write_text("arms:\n  x: {mu: -1}\n")
+    flags = ["--arms", ",", "--gpus-per-trial", "7", "--until-decided", "--budget", "2gpu-h", "--seeds", "3"]
+    message = said(["--grid", "g.yaml", *flags], tmp_path, capsys)
+    for text in ("arms.x.mu", "--arms: no arm is named", "--gpus-per-trial 7.0: Ray sees"):
+        assert text in message
+    (tmp_path / "g.yaml").write_text("arms:\n  x: {schedule: cosine, warmup_epochs: 90}\n")
+    message = said(["--grid", "g.yaml", "--arms", "z", "--set", "dataset=folder:/nowhere"], tmp_path, capsys)
+    for text in ("warmup_epochs: 90.0 leaves nothing", "--arms z: no such arm", "folder:/nowhere: there is no such folder"):
+        assert text in message
+
+
+def test_a_cluster_that_was_not_asked_is_not_spoken_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--grid", "augmentations", "--address", "10.9.8.7:6379", "--gpus-per-trial", "1", "--set", "epochs=x"]
+    message = said(flags, tmp_path, capsys)
+    assert "epochs: a number is needed" in message and "GPU(s)" not in message
+
+
 def test_thousands_of_errors_are_not_all_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "g.yaml").write_text("arms:\n" + "".join(f"  a{i}: {{mu: -1}}\n" for i in range(300)))
     message = said(["--grid", "g.yaml"], tmp_path, capsys)

@@ -10,6 +10,7 @@ from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, _validate_metric_name
 
 from core.errors import InputError
 from evaluation.evaluate import METRICS
+from sweeps.flag_values import parse_arms
 from sweeps.planning.arm_names import MAX_GIVEN, MAX_NAME, folded, name_error
 from sweeps.planning.arms import expand_arms, select_arms
 from sweeps.planning.grid import Grid
@@ -121,3 +122,17 @@ def test_arms_whose_names_hold_commas_can_be_chosen() -> None:
     assert list(select_arms(arms, ["x"])) == list(arms)[3:]
     with pytest.raises(InputError, match="--arms c: no such arm"):
         select_arms(arms, ["a", "c"])
+
+
+def test_a_name_with_commas_can_be_asked_for_whatever_its_pieces_are() -> None:
+    grid = Grid(
+        name="g",
+        question="q",
+        arms={"a, b": {"mu": 1}, "x": {"augmentation": [{"flip": 0, "grey": 0}, {"flip": 0.5, "grey": 0}]}},
+    )
+    arms = expand_arms(grid)
+    for name in arms:
+        assert list(select_arms(arms, parse_arms(name) or [])) == [name]
+    both = [name for name in arms if name.startswith("x/")]
+    assert list(select_arms(arms, parse_arms(" , ".join(both)) or [])) == both
+    assert list(select_arms(arms, parse_arms("base,, a, b ,") or [])) == ["base", "a, b"]

@@ -15,6 +15,7 @@ from sweeps.planning.arms import expand_arms, parse_settings, select_arms
 from sweeps.planning.grid import Grid
 from sweeps.planning.grid_file import list_grids, load_grid
 from sweeps.planning.trial import Plan
+from tests.conftest import image_folder
 from tests.sweeps.tiny import arm, planner
 
 
@@ -299,3 +300,14 @@ def test_a_claim_without_quotation_marks_is_understood(tmp_path: Path) -> None:
     path = tmp_path / "g.yaml"
     path.write_text("question: q\narms: {z: {mu: 0}}\nclaims:\n  - nmi: base > z\n  - claim: 'ari: base > z'\n    source: A\n")
     assert [(c.claim, c.source) for c in load_grid(str(path)).claims] == [("nmi: base > z", ""), ("ari: base > z", "A")]
+
+
+def test_further_plans_of_a_command_go_with_the_images_that_it_has_loaded(tmp_path: Path) -> None:
+    images = image_folder(tmp_path / "images", train=20, test=10)
+    one = planner(tmp_path / "data", settings={"dataset": f"folder:{images}", "anomaly_datasets": []})
+    grid = Grid(name="g", question="q", arms={"x": {"mu": 1}})
+    before = one.plan(grid, seeds=[0])
+    (images / "train" / "a" / "0.png").unlink()
+    assert one.plan(grid, seeds=[0]).trials.keys() == before.trials.keys()
+    other = planner(tmp_path / "data", settings={"dataset": f"folder:{images}", "anomaly_datasets": []})
+    assert not other.plan(grid, seeds=[0]).trials.keys() & before.trials.keys()

@@ -44,6 +44,13 @@ def test_merge_keys_are_merged_and_own_keys_win() -> None:
     assert document.value["d"] == {"mu": 3} and not document.errors
 
 
+def test_of_merged_keys_those_that_count_have_lines_and_errors() -> None:
+    document = read_yaml("a: &a\n  mu: 3:4\n  nu: 3:4\nb:\n  mu: 1\n  gamma: 2\n  <<: [*a, {nu: 5, epsilon: 6}]\n")
+    assert document.value["b"] == {"nu": "3:4", "epsilon": 6, "mu": 1, "gamma": 2}
+    assert set(document.errors) == {("a", "mu"), ("a", "nu"), ("b", "nu")}
+    assert [document.line(("b", key)) for key in ("mu", "nu", "gamma", "epsilon")] == [5, 3, 6, 7]
+
+
 def test_everything_has_a_line() -> None:
     document = read_yaml("a:\n  b: 1\n  c:\n    - x\n    - {d: 2}\n")
     assert [document.line(place) for place in (("a",), ("a", "b"), ("a", "c", 0), ("a", "c", 1, "d"), ("a", "nowhere"))] == [

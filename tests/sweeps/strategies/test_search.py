@@ -86,6 +86,10 @@ def test_a_wrong_search_says_what_is_wrong(changes: dict[str, Any], named: str) 
         SearchSpec.model_validate({"space": SPACE} | changes)
 
 
+def test_a_ratios_choices_may_have_an_exponent() -> None:
+    assert SearchSpec(space={"mu/lambda": ["1e-1", 1]}).space["mu/lambda"] == [0.1, 1]
+
+
 def test_a_grid_needs_arms_or_a_search(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     path.write_text("question: what?")
