@@ -8,9 +8,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from types import FrameType
+from typing import NoReturn
 
 from sweeps.provenance import command_line
 
@@ -125,7 +126,16 @@ def ignore_signals() -> None:
 def _exit(number: int, _: object) -> None:
     code, message = _interruption(number)
     # Not print: the signal may have come in the middle of one, and then print raises RuntimeError.
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{message}\n".encode(errors="replace"))
+    exit_at_once(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{message}", code)
+
+
+def exit_at_once(stderr: int, text: str, code: ExitCode) -> NoReturn:
+    """Write a last line and end the process, whatever else it does.
+
+    It ends also where the line cannot be written, because the terminal is closed, say, or the log is on a full disk.
+    """
+    with suppress(OSError):
+        os.write(stderr, f"{text}\n".encode(errors="replace"))
     os._exit(code)
 
 

@@ -33,7 +33,7 @@ def limit(seconds: float, message: str) -> Iterator[None]:
     Ray waits in C++, where neither a signal nor an exception reaches it, hence a thread that ends the whole process.
     """
     stderr = os.dup(2)  # heard within :func:`silenced`, too
-    timer = threading.Timer(seconds, _end, (stderr, f"error: {message}", ExitCode.WRONG_INPUT))
+    timer = threading.Timer(seconds, process.exit_at_once, (stderr, f"error: {message}", ExitCode.WRONG_INPUT))
     timer.daemon = True
     timer.start()
     try:
@@ -42,11 +42,6 @@ def limit(seconds: float, message: str) -> Iterator[None]:
         timer.cancel()
         timer.join()
         os.close(stderr)
-
-
-def _end(stderr: int, text: str, code: ExitCode) -> None:
-    os.write(stderr, f"{text}\n".encode())
-    os._exit(code)
 
 
 @contextmanager
@@ -107,7 +102,7 @@ class Watch:
         stderr = os.dup(2)
         with silenced():  # the main thread may still call Ray, which prints
             self._end_rest()
-            _end(stderr, f"\n{text}", code)
+            process.exit_at_once(stderr, f"\n{text}", code)
 
 
 def process_check(name: str, started: Popen[bytes]) -> Check:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -58,10 +60,12 @@ except KeyboardInterrupt:
 """
 
 
-def _stopped(where: str, *signals: signal.Signals, ignored: bool = False) -> tuple[int, str, str]:
+def _stopped(
+    where: str, *signals: signal.Signals, ignored: bool = False, stderr: int | IO[str] = subprocess.PIPE
+) -> tuple[int, str, str]:
     """What such a command says and how it ends when signals come one after the other."""
     line = [*(["nohup"] if ignored else []), sys.executable, "-c", WAITS, where, "x y"]
-    command = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", cwd=ROOT)
+    command = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8", cwd=ROOT)
     assert command.stdout is not None and command.stdout.readline() == "waits\n"
     for i, number in enumerate(signals):
         if i and where == "tune":
@@ -84,6 +88,13 @@ def test_sigterm_and_sighup_end_a_command_as_ctrl_c_does(where: str) -> None:
 def test_a_second_signal_ends_a_command_at_once() -> None:
     code, _, said = _stopped("tune", signal.SIGTERM, signal.SIGINT)
     assert code == 130 and "continue with" in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_signals_end_a_command_whose_stderr_cannot_be_written() -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        assert _stopped("import", signal.SIGHUP, stderr=full)[0] == 129
+        assert _stopped("tune", signal.SIGTERM, signal.SIGINT, stderr=full)[0] == 130
 
 
 def test_a_command_under_nohup_does_not_end_with_its_terminal() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -15,9 +16,9 @@ from sweeps.execution import machine, watch
 from tests.conftest import ROOT
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, stderr: int | IO[str] = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-c", f"import os, sys, time\nfrom sweeps.execution import watch\n{code}"]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    return subprocess.run(line, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=120, cwd=ROOT)
 
 
 def test_what_takes_too_long_ends_with_exit_code_2_and_the_message_though_stderr_is_silenced() -> None:
@@ -36,6 +37,14 @@ def test_a_death_ends_the_command_with_exit_code_1_and_its_cause() -> None:
     assert (done.returncode, done.stderr) == (1, "\nerror: it is gone; run the same command again to continue; see x\n")
     done = run(code.format(False, 2))
     assert (done.returncode, done.stderr) == (0, ""), "this process had shut it down itself"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_command_ends_also_where_its_stderr_cannot_be_written() -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        assert run("with watch.limit(0.2, 'too slow'):\n time.sleep(5)", full).returncode == 2
+        gone = "watch.Watch([lambda: 'it is gone'], lambda: True, lambda: None)\ntime.sleep(5)"
+        assert run(gone, full).returncode == 1
 
 
 def test_a_process_that_ended_is_named_with_how_it_ended() -> None:
