@@ -103,16 +103,16 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
             plan = sequential_seeds.run(config, config.budget, runner, console)
         elif not config.report_only:
             runner.run(plan)
-    except BaseException:  # Ray does not start, say
+        if not runner.ran:
+            done = sum(config.snapshot.is_done(trial) for trial in plan.requested_trials)
+            text = f"{plan.sweep_id}: {done} of {len(plan.requested)} trials are done, nothing is trained"
+            console.print(text, highlight=False)
+        return conclude(config, plan, runner, tracker, console, search_result)
+    except BaseException:  # Ray does not start, say, or no table can be written
         tracker.abandon()
-        runner.close()
         raise
-    if not runner.ran:
-        done = sum(config.snapshot.is_done(trial) for trial in plan.requested_trials)
-        console.print(f"{plan.sweep_id}: {done} of {len(plan.requested)} trials are done, nothing is trained", highlight=False)
-    exit_code = conclude(config, plan, runner, tracker, console, search_result)
-    runner.close()
-    return exit_code
+    finally:
+        runner.close()
 
 
 if __name__ == "__main__":

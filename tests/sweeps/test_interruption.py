@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sweeps import finish
+from sweeps.execution.runner import SweepRunner
+from sweeps.run import main
+from sweeps.tracking.tracker import Tracker
 from tests.conftest import ROOT, image_folder
 from tests.sweeps.tiny import BASE
 
@@ -24,6 +28,23 @@ def _command(tmp_path: Path, storage: Path, **base: object) -> list[str]:
     grid.write_text(yaml.safe_dump({"question": "?", "base": fields, "arms": {"z": {"mu": 0}}}), encoding="utf-8")
     return [sys.executable, str(ROOT / "sweeps" / "run.py"), "--profile", "digits-m", "--grid", str(grid), "--arms", "base",
             "--storage", str(storage), "--data", str(tmp_path / "data")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "code"), [(OSError(28, "No space left on device"), 1), (KeyboardInterrupt(), 130)], ids=str)
+def test_mlflows_run_and_ray_are_ended_where_tables_cannot_be_written(
+    error: BaseException, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def conclude(*_: object) -> None:
+        raise error
+
+    ended: list[str] = []
+    monkeypatch.setattr(finish, "conclude", conclude)
+    monkeypatch.setattr(Tracker, "abandon", lambda _: ended.append("MLflow's run"))
+    monkeypatch.setattr(SweepRunner, "close", lambda _: ended.append("Ray"))
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
+    places = ["--storage", str(tmp_path / "results"), "--data", str(tmp_path / "data")]
+    assert main(["--grid", "augmentations", "--profile", "digits-m", "--report-only", *places]) == code
+    assert ended == ["MLflow's run", "Ray"]
 
 
 @pytest.mark.nightly
