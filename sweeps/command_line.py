@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from core.config import METHODS, PROFILES, Augmentation, TrialConfig
 from core.datasets import DATASETS
@@ -17,7 +18,9 @@ from core.pairing import PAIRINGS
 from evaluation.evaluate import METRICS
 from evaluation.per_image import DETAILS
 from evaluation.trial_figures import FIGURES
+from sweeps.process import ExitCode
 from sweeps.storage.location import folder_path, storage_path
+from sweeps.terminal import complain
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,24 @@ class CommandLine:
 
 def parse(arguments: Sequence[str] | None = None) -> CommandLine:
     """Parse the command line; on an unknown flag argparse ends the process with exit code 2."""
-    options: dict[str, Any] = vars(_parser().parse_args(arguments))
+    parser = _parser()
+    options: dict[str, Any] = vars(parser.parse_args(arguments))
     options["settings"] = tuple(options["settings"])
     return CommandLine(**options)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages repeat neither a password nor what a terminal would obey."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and end the process."""
+        self.print_usage(sys.stderr)
+        complain(f"{self.prog}: error: {message}")
+        sys.exit(ExitCode.WRONG_INPUT)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
         prog="python sweeps/run.py",
         description="Runs a grid of VICReg trials.",
         allow_abbrev=False,

@@ -173,7 +173,8 @@ FLAGS: list[tuple[list[str], tuple[str, ...]]] = [
     (["--storage", "x" * 300], ("--storage 'xxx", "a name in it has 300 bytes; file systems take at most 255")),
     (["--storage", "x/" * 3000], ("--storage 'x/x", "at most 4,000 are possible")),
     (["--storage", "a\udcff"], ("--storage 'a\\udcff': the character U+DCFF",)),
-    *((["--storage", url], ("--storage: " + url, "give a folder, or a URL that begins with s3, gs, gcs, az, abfs and ://"))
+    *((["--storage", url], ("--storage: " + url.replace(":b@", ":***@"),
+                            "give a folder, or a URL that begins with s3, gs, gcs, az, abfs and ://"))
       for url in ("http://a/b", "github://a:b@c/d", "zip://a", "memory://a", "ftp://a", "data:text,x", "s3:/bucket", "S3://bucket",
                   "simplecache::s3://bucket")),
     (["--data", ""], ("--data: an empty path names no place",)),
@@ -205,4 +206,7 @@ FLAGS: list[tuple[list[str], tuple[str, ...]]] = [
     (["--set", "epochs=0x_"], ("--set epochs=0x_: 0x_ is read as a number, and is none",)),
     (["--set", "parent=false"], ("--set parent=false: parent: a mapping is needed, e.g. {key: value}, not false",)),
     (["--arms", " , ,"], ("--arms: no arm is named",)),
+    # -- what argparse refuses
+    (["--tracking-url", "http://u:geheimnis99@h:1"], ("unrecognized arguments: --tracking-url http://u:***@h:1",)),
+    (["--fo\x1b[31mo"], ("unrecognized arguments: --fo\\x1b[31mo",)),
 ]  # fmt: skip
