@@ -75,11 +75,19 @@ class CommandLine:
 
 
 def parse(arguments: Sequence[str] | None = None) -> CommandLine:
-    """Parse the command line; on an unknown flag argparse ends the process with exit code 2."""
+    """Parse the command line; on an unknown flag, or one that --check does not follow, the process ends with exit code 2."""
     parser = _parser()
     options: dict[str, Any] = vars(parser.parse_args(arguments))
+    if options["check"] and (others := _given(parser, options) - {"--check", "--storage"}):
+        parser.error(f"--check reads the storage and follows no flag but --storage; leave out {', '.join(sorted(others))}")
     options["settings"] = tuple(options["settings"])
     return CommandLine(**options)
+
+
+def _given(parser: argparse.ArgumentParser, options: dict[str, Any]) -> set[str]:
+    """Return the flags whose values are not the defaults."""
+    actions = parser._actions  # argparse has no public list of its flags
+    return {a.option_strings[0] for a in actions if a.dest in options and options[a.dest] != a.default}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,7 +127,7 @@ def _parser() -> _Parser:
     add("--dry-run", action="store_true", help="show the trials and their estimated cost; run nothing")
     add("--report-only", action="store_true", help="make tables, report and MLflow runs from finished trials; train nothing")
     add("--check", action="store_true",
-        help="read every file of the storage; move damaged ones aside to be made again; no --grid needed")  # fmt: skip
+        help="read every file of the storage; move damaged ones aside to be made again; takes only --storage")  # fmt: skip
     add("--storage", type=storage_path, default=Path("results"), metavar="DIR|URL",
         help="where results go: a folder, or s3://... or gs://...; default: %(default)s")  # fmt: skip
     add("--data", dest="data_dir", type=folder_path, default=_default_data_dir(), metavar="DIR",

@@ -207,6 +207,9 @@ FLAGS: list[tuple[list[str], tuple[str, ...]]] = [
     (["--set", "parent=false"], ("--set parent=false: parent: a mapping is needed, e.g. {key: value}, not false",)),
     (["--arms", " , ,"], ("--arms: no arm is named",)),
     # -- what argparse refuses
+    (["--check"], ("--check reads the storage and follows no flag but --storage; leave out --data, --grid, --profile",)),
+    (["--check", "--dry-run", "--list", "--set", "mu=1"], ("leave out --data, --dry-run, --grid, --list, --profile, --set",)),
+    (["--check", "--trials", "3", "--grid", "nosuch"], ("leave out --data, --grid, --profile, --search-trials",)),
     (["--tracking-url", "http://u:geheimnis99@h:1"], ("unrecognized arguments: --tracking-url http://u:***@h:1",)),
     (["--fo\x1b[31mo"], ("unrecognized arguments: --fo\\x1b[31mo",)),
 ]  # fmt: skip
