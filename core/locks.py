@@ -1,7 +1,7 @@
 """Locks among the processes of one machine, and folders that vanish with the process that made them.
 
-Only what is ours is removed: a file or folder of this user, which carries our mark and which no process holds. No link is
-followed, for the folder of temporary files is shared with other users.
+Only what is ours is removed: a folder of this user that carries our mark, or a file of this user with a name that only we give,
+which no process holds. No link is followed, for the folder of temporary files is shared with other users.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from core.errors import InputError
 from core.paths import ensure_dir, is_remote
 
 _NAME = "vicreg-sweeps-"  # begins the name of a scratch folder
-_MARK = ".vicreg-sweeps-scratch"  # in a scratch folder, held as long as its process lives
+_MARK = ".vicreg-sweeps-scratch"  # in a marked folder, held as long as its process lives
+_KEPT = ".kept"  # in a marked folder that outlives its block
 _MAGIC = b"A scratch folder of vicreg-sweeps: any of its commands may remove it when the process that made it is gone.\n"
 
 
@@ -36,12 +37,12 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator
     URL is locked among the processes of one user on one machine, by a temporary file.
 
     Raises:
-        InputError: if the lock of a URL cannot be kept safely (:func:`private_folder`).
+        InputError: if the lock of a URL cannot be kept safely (:func:`user_folder`).
     """
     import fcntl
 
     if is_remote(path):
-        path = private_folder() / f"{hashlib.sha256(str(path).encode()).hexdigest()[:20]}.lock"
+        path = user_folder() / f"{hashlib.sha256(str(path).encode()).hexdigest()[:20]}.lock"
     ensure_dir(path.parent)
     file = path.open("a", encoding="utf-8")
     try:
@@ -71,7 +72,7 @@ def _is_at(file: int, path: Path) -> bool:
         return False
 
 
-def private_folder() -> Path:
+def user_folder() -> Path:
     """A folder among this machine's temporary files that this user alone can enter; made where it is missing.
 
     Raises:
@@ -95,31 +96,53 @@ def scratch_folder(parent: Path, kind: str) -> Iterator[Path]:
 
     Below ``parent``, or among this machine's temporary files where that is a URL's.
     """
-    import fcntl
-
-    folder = Path(tempfile.mkdtemp(prefix=f"{_NAME}{kind}-", dir=_scratch_parent(parent)))
-    try:
-        with (folder / _MARK).open("xb") as mark:
-            with suppress(OSError):  # a file system without locks: nobody will remove the folder
-                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mark.write(_MAGIC)
-            mark.flush()
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with marked_folder(_scratch_parent(parent), f"{_NAME}{kind}-") as folder:
+        yield folder
 
 
 def remove_scratch(parent: Path, kind: str) -> None:
     """Removes the scratch folders of that kind whose processes died; see :func:`scratch_folder`."""
-    place = _scratch_parent(parent)
-    if not place.is_dir():
-        return
-    with os.scandir(place) as entries:
-        names = [entry.name for entry in entries if entry.name.startswith(f"{_NAME}{kind}-")]
-    for name in names:
-        with suppress(OSError), held(place / name / _MARK) as (file, _):
+    remove_marked(_scratch_parent(parent), f"{_NAME}{kind}-")
+
+
+@contextmanager
+def marked_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yields a new folder that this user alone can enter, which vanishes when the block ends, unless :func:`keep` is called.
+
+    Where its process dies, :func:`remove_marked` removes it.
+
+    Args:
+        parent: where it is made.
+        prefix: how its name begins.
+    """
+    import fcntl
+
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        with (folder / _MARK).open("xb") as mark:
+            with suppress(OSError):  # a file system without locks: nobody will remove the folder
+                # Another command may hold the mark for an instant, to look whether it may remove the folder. It does not, for
+                # the text is written after the lock is ours.
+                fcntl.flock(mark, fcntl.LOCK_EX)
+            mark.write(_MAGIC)
+            mark.flush()
+            yield folder
+    finally:
+        if not (folder / _KEPT).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep(folder: Path) -> None:
+    """Keeps a marked folder when its block ends, until the next command removes it."""
+    (folder / _KEPT).touch()
+
+
+def remove_marked(parent: Path, prefix: str) -> None:
+    """Removes the folders of :func:`marked_folder` that no process holds any more."""
+    for left in parent.glob(f"{prefix}*"):
+        with suppress(OSError), held(left / _MARK) as (file, _):
             if os.pread(file, len(_MAGIC) + 1, 0) == _MAGIC:
-                shutil.rmtree(place / name)
+                shutil.rmtree(left)
 
 
 def remove_abandoned(path: Path) -> None:
@@ -153,4 +176,4 @@ def held(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _scratch_parent(parent: Path) -> Path:
-    return private_folder() if is_remote(parent) else parent
+    return user_folder() if is_remote(parent) else parent

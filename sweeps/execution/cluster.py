@@ -16,6 +16,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.errors import InputError
+from core.locks import keep
 from sweeps import process
 from sweeps.execution import private_folder, ray_private, watch
 from sweeps.execution.machine import is_submitted, name_of_address
@@ -60,7 +61,7 @@ def running_here(folder: Path) -> Iterator[None]:
                         _temp_dir=str(private_folder.ray_folder(folder)),
                     )  # fmt: skip
             except Exception as error:  # Ray raises AssertionError and Exception, too
-                private_folder.keep(folder)
+                keep(folder)
                 raise InputError(f"{failed} ({_on_one_line(error)}); a busy machine may need a second try") from None
         checks = [watch.process_check(f"Ray's {name}", started) for name, started in ray_private.own_processes().items()]
         watcher = watch.Watch(checks, ray.is_initialized, ray_private.kill_own_processes, f"; Ray's logs until then: {logs}")

@@ -8,19 +8,15 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import stat
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from core.errors import InputError
-from core.locks import file_lock, held
+from core.locks import marked_folder, remove_marked
 
 _PREFIX = "vr-"
-_MARK = "vicreg-sweeps.lock"  # held as long as the folder's process lives; its name marks the folder as one of ours
-_KEPT = "kept"
 _RAY = "r"  # Ray opens the folder that it is given to all users, so it gets one inside of ours
 _MEGABYTE = 1_000_000
 #: A run on two cores writes 1 MB of logs.
@@ -44,24 +40,15 @@ def private_folder() -> Iterator[tuple[Path, str | None]]:
         InputError: naming the variable or the folder, if none can be made there.
     """
     parent, name, note = _parent()
-    _remove_abandoned(parent)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))  # mode 0700
-    except OSError as error:
-        raise InputError(_unusable(name, error.strerror or str(error))) from None
-    try:
-        with file_lock(folder / _MARK):
-            _check_space(folder, name)
-            (folder / _RAY).mkdir()
-            yield folder, note
-    finally:
-        if not (folder / _KEPT).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def keep(folder: Path) -> None:
-    """Keep a private folder, for the logs in it, until the next command."""
-    (folder / _KEPT).touch()
+    remove_marked(parent, _PREFIX)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(marked_folder(parent, _PREFIX))
+        except OSError as error:
+            raise InputError(_unusable(name, error.strerror or str(error))) from None
+        _check_space(folder, name)
+        (folder / _RAY).mkdir()
+        yield folder, note
 
 
 def ray_folder(folder: Path) -> Path:
@@ -122,17 +109,3 @@ def _check_space(folder: Path, name: str) -> None:
         raise InputError(_unusable(name, error.strerror or str(error))) from None
     reason = f"{free / _MEGABYTE:.0f} MB are free, {_LEAST_FREE / _MEGABYTE:.0f} MB are needed"
     raise InputError(_unusable(name, reason))
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Remove the private folders of this user's commands that died; nothing that only bears a similar name."""
-    for left in parent.glob(f"{_PREFIX}*"):
-        try:
-            found = left.lstat()
-            mark = (left / _MARK).lstat()
-        except OSError:
-            continue
-        ours = found.st_uid == mark.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) == 0o700
-        if ours and stat.S_ISDIR(found.st_mode) and stat.S_ISREG(mark.st_mode):
-            with suppress(OSError), held(left / _MARK):  # else a command is at work there
-                shutil.rmtree(left)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from core.errors import InputError
-from core.locks import file_lock, private_folder, remove_abandoned, remove_scratch, scratch_folder
+from core.locks import file_lock, remove_abandoned, remove_scratch, scratch_folder, user_folder
 
 DIES = (
     "import os, signal, sys; from pathlib import Path; from core.locks import scratch_folder\n"
@@ -37,6 +37,30 @@ def test_a_scratch_folder_vanishes_with_its_block_or_after_its_process(tmp_path:
         remove_scratch(tmp_path, "tune")
         assert list(tmp_path.iterdir()) == [alive]
     assert not alive.exists()
+
+
+def test_a_scratch_folder_is_its_process_own_though_another_looks_at_it_when_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    import fcntl
+
+    lock, looking = fcntl.flock, list[int]()
+
+    def flock(file: Any, operation: int) -> None:
+        if not looking:
+            (mark,) = tmp_path.glob("*/.*")
+            looking.append(os.open(mark, os.O_RDWR))
+            lock(looking[0], fcntl.LOCK_EX)
+            threading.Timer(0.2, os.close, looking).start()
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with scratch_folder(tmp_path, "tune") as folder:
+        threads = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+        for thread in threads:
+            thread.join()
+        remove_scratch(tmp_path, "tune")
+        assert looking and folder.exists()
 
 
 def test_only_folders_with_our_mark_are_removed(tmp_path: Path) -> None:
@@ -69,9 +93,9 @@ def test_what_another_user_left_is_not_removed(tmp_path: Path, monkeypatch: pyte
     assert dead.exists()
 
 
-def test_the_private_folder_is_this_users_alone(temporary: Path) -> None:
-    assert private_folder() == temporary and temporary.stat().st_mode & 0o777 == 0o700
-    assert private_folder() == temporary, "and is used again"
+def test_the_users_folder_is_this_users_alone(temporary: Path) -> None:
+    assert user_folder() == temporary and temporary.stat().st_mode & 0o777 == 0o700
+    assert user_folder() == temporary, "and is used again"
 
 
 @pytest.mark.parametrize("trap", ["link", "open", "file", "another's"])
@@ -90,7 +114,7 @@ def test_a_trap_in_the_folder_of_temporary_files_is_named(trap: str, temporary: 
         monkeypatch.setattr(os, "geteuid", lambda: user + 1)
         temporary.rename(temporary.with_name(f"vicreg-sweeps-{user + 1}"))
     with pytest.raises(InputError, match="TMPDIR"):
-        private_folder()
+        user_folder()
 
 
 def test_a_lock_of_a_process_that_died_is_free_at_once(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from core import locks
 from core.errors import InputError
 from core.locks import file_lock
 from sweeps.execution import private_folder as module
-from sweeps.execution.private_folder import keep, logs, make_token, private_folder, ray_folder
+from sweeps.execution.private_folder import logs, make_token, private_folder, ray_folder
 
 
 @pytest.fixture
@@ -83,26 +84,43 @@ def test_a_quota_shows_when_it_is_written_to(short: Path, monkeypatch: pytest.Mo
 
 
 def test_those_of_dead_commands_are_removed_and_nothing_else(short: Path) -> None:
-    def make(name: str, mark: str | None = module._MARK, mode: int = 0o700) -> Path:
+    def make(name: str, mark: bytes | None = locks._MAGIC) -> Path:
         folder = short / name
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
         if mark is not None:
-            (folder / mark).touch()
-        folder.chmod(mode)
+            (folder / locks._MARK).write_bytes(mark)
         return folder
 
-    dead, open_to_all = make("vr-dead0000"), make("vr-open0000", mode=0o755)
-    users, alike, target = make("vr-of-a-user", None), make("vr-alike000", "lock"), make("elsewhere")
+    dead, users, alike, target = make("vr-dead0000"), make("vr-of-a-user", None), make("vr-alike000", b""), make("elsewhere")
     link = short / "vr-link0000"
     link.symlink_to(target)
     live = make("vr-live0000")
-    with file_lock(live / module._MARK), private_folder():
-        assert not dead.exists() and all(path.exists() for path in (open_to_all, users, alike, target, link, live))
+    with file_lock(live / locks._MARK), private_folder():
+        assert not dead.exists() and all(path.exists() for path in (users, alike, target, link, live))
+
+
+def test_another_command_that_starts_at_the_same_instant_does_not_remove_it(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    import fcntl
+
+    lock, others = fcntl.flock, list[Path]()
+
+    def flock(file: Any, operation: int) -> None:
+        if not others:
+            others.append(short)
+            with private_folder() as (other, _):
+                others.append(other)
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with private_folder() as (folder, _):
+        assert len(others) == 2 and list(short.iterdir()) == [folder]
 
 
 def test_logs_of_a_ray_that_did_not_start_are_kept_until_the_next_command(short: Path) -> None:
     with private_folder() as (folder, _):
-        keep(folder)
+        locks.keep(folder)
     assert folder.is_dir()
     with private_folder() as (another, _):
         assert not folder.exists() and another.is_dir()
