@@ -12,6 +12,8 @@ _SECONDS = 5.0
 _QUESTION = "/api/2.0/mlflow/experiments/search"
 #: With these MLflow's client signs its requests in ways that are left to it.
 _OTHER_WAYS = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")
+_CREDENTIALS_FILE = "~/.mlflow/credentials"
+_CREDENTIALS = ("mlflow_tracking_username", "mlflow_tracking_password")
 _UNAUTHORIZED, _FORBIDDEN, _SERVER_ERROR = 401, 403, 500
 
 
@@ -31,7 +33,7 @@ def problem(uri: str) -> str | None:
     """Return why MLflow cannot use the server, with the remedy, or None; it is asked a harmless question, as MLflow asks it."""
     import requests
 
-    if (reason := away(uri)) is not None:
+    if (reason := _credentials_problem() or away(uri)) is not None:
         return reason
     if any(os.environ.get(name) for name in _OTHER_WAYS):
         return None
@@ -77,14 +79,32 @@ def _ask(method: str, uri: str, path: str, question: Mapping[str, Any] | None = 
 
 def _credentials() -> tuple[str | None, str | None]:
     """Return the user and the password of MLflow's environment variables, or of its file."""
-    config = configparser.ConfigParser()
     try:
-        config.read(Path("~/.mlflow/credentials").expanduser())
-    except (OSError, RuntimeError, ValueError, configparser.Error):  # no home, or another form: MLflow's client says so
-        config.clear()
-    kept: Any = config["mlflow"] if config.has_section("mlflow") else {}
-    user, password = (f"mlflow_tracking_{name}" for name in ("username", "password"))
+        kept = _credentials_file()
+    except (OSError, RuntimeError, ValueError, configparser.Error):  # no home, say; or see _credentials_problem
+        kept = {}
+    user, password = _CREDENTIALS
     return os.environ.get(user.upper()) or kept.get(user), os.environ.get(password.upper()) or kept.get(password)
+
+
+def _credentials_file() -> dict[str, str]:
+    """Return what MLflow's client would read from its file, which it reads whatever the environment says."""
+    config = configparser.ConfigParser()
+    config.read(Path(_CREDENTIALS_FILE).expanduser())
+    return {name: config["mlflow"][name] for name in _CREDENTIALS if config.has_option("mlflow", name)}
+
+
+def _credentials_problem() -> str | None:
+    """Return why MLflow's client would fail at its file, or None."""
+    try:
+        _credentials_file()
+    except configparser.InterpolationError:
+        return f"MLflow cannot read {_CREDENTIALS_FILE}: write %% for each % in the user and the password"
+    except (ValueError, configparser.Error):
+        return f"MLflow cannot read {_CREDENTIALS_FILE}: lines of the form name = value are needed, below a line [mlflow]"
+    except (OSError, RuntimeError):  # no home, or no such file
+        pass
+    return None
 
 
 def _user_of(uri: str) -> str | None:

@@ -17,8 +17,8 @@ from mlflow.store.db.utils import _get_latest_schema_revision
 
 from core.errors import InputError
 from sweeps.storage.trial_store import TrialStore
+from sweeps.tracking import server_check, uri
 from sweeps.tracking import tracker as tracking
-from sweeps.tracking import uri
 from sweeps.tracking.database_check import schema_versions
 from sweeps.tracking.parent_run import SweepSummary
 from sweeps.tracking.runs import RunWriter
@@ -74,6 +74,23 @@ def test_user_and_password_go_to_health_as_well(
     basic = "me:p@ss" if user else "me:from the environment"
     sent = "Bearer tok" if "MLFLOW_TRACKING_TOKEN" in environment else f"Basic {base64.b64encode(basic.encode()).decode()}"
     assert server.heard == [("/health", sent), ("/api/2.0/mlflow/experiments/search", sent)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[mlflow]\nmlflow_tracking_username = me\nmlflow_tracking_password = 50%off", "write %% for each %"),
+        ("me 50%off", r"lines of the form name = value are needed, below a line \[mlflow\]"),
+    ],
+)
+def test_a_file_of_credentials_that_mlflow_cannot_read_is_named(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "home" / ".mlflow" / "credentials"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    with pytest.raises(InputError, match=f"MLflow cannot read ~/.mlflow/credentials: {message}") as caught:
+        uri.check_uri("http://127.0.0.1:9")
+    assert "off" not in str(caught.value)
+    assert "no MLflow server answers" in str(server_check.away("http://127.0.0.1:9")), "and ends no thread during a sweep"
 
 
 def test_a_proxy_that_is_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
