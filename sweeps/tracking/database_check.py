@@ -27,6 +27,8 @@ def sqlite_problem(uri: str) -> str | None:
     """Return why MLflow cannot use a SQLite file, with the remedy, or None; a missing file can be made."""
     file = database_file(uri)
     assert file is not None
+    if file == Path() or file.name.endswith(":memory:") or "mode=memory" in uri.partition("?")[2]:
+        return "such a database is in memory, and lost when the command ends; give sqlite:///FILE"
     folder = file.parent
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK)):

@@ -192,6 +192,8 @@ FLAGS: list[tuple[list[str], tuple[str, ...]]] = [
     # -- places, servers and folders of images
     (["--tracking-uri", "file:///tmp/x"], ("--tracking-uri file:///tmp/x: give http://..., sqlite:///FILE",)),
     (["--tracking-uri", "ftp://x"], ("--tracking-uri ftp://x: give http://..., sqlite:///FILE",)),
+    *((["--tracking-uri", uri], (f"--tracking-uri {uri}: such a database is in memory, and lost", "give sqlite:///FILE"))
+      for uri in ("sqlite:///:memory:", "sqlite:///", "sqlite:///file::memory:?uri=true", "sqlite:///file:x?mode=memory&uri=true")),
     (["--tracking-uri", "http://"], ("--tracking-uri http://: no MLflow server answers",)),
     (["--tracking-uri", "http://[::1"], ("--tracking-uri http://[::1: no MLflow server answers",)),
     (["--storage", "~nobody-here/x"], ("~nobody-here/x", "write the whole path")),
