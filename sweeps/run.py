@@ -72,6 +72,7 @@ def _check(command: CommandLine, console: Console) -> int:
 
 def _run_sweep(command: CommandLine, console: Console) -> int:
     from sweeps.dry_run import show_plan
+    from sweeps.execution.machine import writable_caches
     from sweeps.execution.runner import SweepRunner
     from sweeps.finish import conclude
     from sweeps.reporting.html_report import ReportPreloader
@@ -96,23 +97,24 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
         config.tracking_uri, plan, store, command_line(), lambda line: console.print(line, highlight=False, soft_wrap=True)
     )
     runner = SweepRunner(config.execution, config.snapshot, [tracker, ReportPreloader()], console)
-    try:
-        if config.grid.search is not None:
-            plan, search_result = search.run(config, runner, console)
-        elif config.budget is not None and not config.report_only:
-            plan = sequential_seeds.run(config, config.budget, runner, console)
-        elif not config.report_only:
-            runner.run(plan)
-        if not runner.ran:
-            done = sum(config.snapshot.is_done(trial) for trial in plan.requested_trials)
-            text = f"{plan.sweep_id}: {done} of {len(plan.requested)} trials are done, nothing is trained"
-            console.print(text, highlight=False)
-        return conclude(config, plan, runner, tracker, console, search_result)
-    except BaseException:  # Ray does not start, say, or no table can be written
-        tracker.abandon()
-        raise
-    finally:
-        runner.close()
+    with writable_caches():
+        try:
+            if config.grid.search is not None:
+                plan, search_result = search.run(config, runner, console)
+            elif config.budget is not None and not config.report_only:
+                plan = sequential_seeds.run(config, config.budget, runner, console)
+            elif not config.report_only:
+                runner.run(plan)
+            if not runner.ran:
+                done = sum(config.snapshot.is_done(trial) for trial in plan.requested_trials)
+                text = f"{plan.sweep_id}: {done} of {len(plan.requested)} trials are done, nothing is trained"
+                console.print(text, highlight=False)
+            return conclude(config, plan, runner, tracker, console, search_result)
+        except BaseException:  # Ray does not start, say, or no table can be written
+            tracker.abandon()
+            raise
+        finally:
+            runner.close()
 
 
 if __name__ == "__main__":

@@ -5,10 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from core.locks import marked_folder, remove_marked
 
 #: Where Linux lists GPUs of makers other than NVIDIA.
 _GPU_PATHS = ("/sys/class/kfd", "/dev/dri", "/dev/mxcd")
+_CACHES = "vicreg-sweeps-caches-"  # begins the name of a folder of caches
 
 
 def cluster_address(requested: str | None) -> str | None:
@@ -35,6 +41,31 @@ def ensure_home() -> None:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = "/"
+
+
+@contextmanager
+def writable_caches() -> Iterator[None]:
+    """Let matplotlib keep its caches in a scratch folder for the length of the block if the home cannot be written to.
+
+    Without one it prints warnings, here and in the workers, which take the variable over.
+    """
+    if os.environ.get("MPLCONFIGDIR") or _home_is_writable():
+        yield
+        return
+    with ExitStack() as stack:
+        with suppress(OSError):  # no folder for temporary files either: the warnings come
+            parent = Path(tempfile.gettempdir())
+            remove_marked(parent, _CACHES)
+            os.environ["MPLCONFIGDIR"] = str(stack.enter_context(marked_folder(parent, _CACHES)))
+            stack.callback(os.environ.pop, "MPLCONFIGDIR")
+        yield
+
+
+def _home_is_writable() -> bool:
+    try:
+        return os.access(Path.home(), os.W_OK)
+    except RuntimeError:
+        return False
 
 
 def gpus_of_this_machine() -> int:

@@ -61,12 +61,6 @@ def logs(folder: Path) -> Path:
     return ray_folder(folder) / "session_latest" / "logs"
 
 
-def use_for_caches(folder: Path) -> None:
-    """Let matplotlib keep its caches in a private folder if the home cannot be written to; else it prints a warning."""
-    if not os.access(Path.home(), os.W_OK):
-        os.environ.setdefault("MPLCONFIGDIR", str(folder))
-
-
 def make_token(folder: Path) -> Path:
     """Write a new token that Ray asks of everyone who connects; return its file, which only this user can read."""
     path = folder / "token"

@@ -18,7 +18,7 @@ from sweeps.execution import cost
 from sweeps.execution.callbacks import SweepCallback
 from sweeps.execution.machine import ensure_home, name_of_address
 from sweeps.execution.options import ExecutionOptions, Rungs
-from sweeps.execution.private_folder import private_folder, use_for_caches
+from sweeps.execution.private_folder import private_folder
 from sweeps.execution.progress import Progress
 from sweeps.formatting import duration
 from sweeps.planning.trial import Plan, Trial
@@ -209,7 +209,6 @@ class SweepRunner:
     def _make_private_folder(self) -> Path:
         """Make the folder for Ray's files, before anything is started, since ``TMPDIR`` may have errors."""
         folder, note = self._ray.enter_context(private_folder())
-        use_for_caches(folder)
         if note is not None:
             self._say(note)
         return folder
