@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import io
-import json
 import os
 import tempfile
 import uuid
@@ -16,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,6 @@ from numpy.typing import NDArray
 from core.causes import named_write_errors
 from core.locks import file_lock, remove_abandoned
 from core.paths import ensure_dir, is_remote, sync_folder
-
-T = TypeVar("T")
 
 
 @contextmanager
@@ -65,17 +62,6 @@ def atomic_write(path: Path, on_complete: Callable[[Path], None] | None = None) 
         temporary.unlink(missing_ok=True)
 
 
-def save_json(path: Path, content: Any) -> None:
-    """Writes indented JSON, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def load_json(path: Path) -> Any | None:
-    """The parsed file; None where there is none, or none that can be read (it is then made anew)."""
-    return _parsed(path, json.loads)
-
-
 def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Writes an uncompressed ``.npz``, whole or not at all."""
     save: Callable[..., None] = np.savez
@@ -84,8 +70,20 @@ def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
-    """The arrays of an ``.npz``; None where there is none, or none that can be read (it is then made anew)."""
-    return _parsed(path, parse_arrays)
+    """The arrays of an ``.npz``; None where there is none, or none that can be read (it is then made anew).
+
+    A store behind a URL that cannot be reached raises OSError.
+    """
+    try:
+        content = read_file(path)
+    except OSError:
+        if is_remote(path):
+            raise
+        return None
+    try:
+        return None if content is None else parse_arrays(content)
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def parse_arrays(content: bytes) -> dict[str, NDArray[Any]]:
@@ -112,20 +110,6 @@ def local_copy(path: Path) -> Iterator[Path]:
         local = Path(folder) / path.name
         local.write_bytes(_download(path))
         yield local
-
-
-def _parsed(path: Path, parse: Callable[[bytes], T]) -> T | None:
-    """What a file says; None where it is not there or damaged. A store behind a URL that cannot be reached raises."""
-    try:
-        content = read_file(path)
-    except OSError:
-        if is_remote(path):
-            raise
-        return None
-    try:
-        return None if content is None else parse(content)
-    except (ValueError, EOFError, zipfile.BadZipFile):
-        return None
 
 
 def _upload(local: Path, to: Any) -> None:

@@ -7,11 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.atomic_files import atomic_write, save_json
+from core.atomic_files import atomic_write
 
 HALF = "import os, signal; from pathlib import Path; from core.atomic_files import atomic_write\n" + (
     "with atomic_write(Path({!r})) as t: t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
 )
+
+
+def write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
 
 
 def test_what_a_killed_writer_left_vanishes_with_the_next_writing_of_the_file(tmp_path: Path) -> None:
@@ -19,10 +24,10 @@ def test_what_a_killed_writer_left_vanishes_with_the_next_writing_of_the_file(tm
     assert subprocess.run([sys.executable, "-c", HALF.format(str(path))], timeout=60).returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left.read_text() == "half"
-    save_json(tmp_path / "b.json", 1)
+    write(tmp_path / "b.json", "1")
     assert left.exists(), "another file's"
     with atomic_write(path) as temporary:
         temporary.write_text("[1]")
-        save_json(path, 2)
+        write(path, "2")
         assert temporary.exists(), "who lives keeps what it writes"
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a[0].json": "[1]", "b.json": "1\n"}
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a[0].json": "[1]", "b.json": "1"}

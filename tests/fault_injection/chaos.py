@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from core.atomic_files import file_lock, load_json
+from core.locks import file_lock
 from tests.fault_injection import comparison, faults
 from tests.fault_injection.faults import KINDS, Fault
 from tests.fault_injection.leftovers import MARK, left_behind, marked, shared_memory
@@ -349,7 +350,7 @@ def main() -> int:
     say = partial(print, flush=True)
     wrong = 0
     with reference(options.folder) as whole:
-        made = load_json(whole.folder / "made.json")
+        made = json.loads((whole.folder / "made.json").read_text())
         say(
             f"seed {options.seed}; undisturbed in {made['seconds']:.0f} s, {len(whole.points)} points, {len(whole.files)} files"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from core.atomic_files import file_lock, save_json
+from core.atomic_files import atomic_write
+from core.locks import file_lock
 from tests.conftest import TINY, image_folder
 from tests.fault_injection.sweep_command import Command
 
@@ -72,7 +74,8 @@ class Reference:
             if command.process.returncode != 0:
                 raise RuntimeError(command.log.read_text())
             shutil.copytree(command.storage, self.kept)
-            save_json(self.folder / "made.json", {"seconds": time.monotonic() - began})
+            with atomic_write(self.folder / "made.json") as made:
+                made.write_text(json.dumps({"seconds": time.monotonic() - began}))
 
 
 @contextmanager

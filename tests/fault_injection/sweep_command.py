@@ -16,7 +16,6 @@ from typing import Any
 
 import psutil
 
-from core.atomic_files import load_json
 from tests.conftest import ROOT
 
 GRACE = 10.0  # seconds in which the processes of a dead driver are gone
@@ -118,14 +117,21 @@ def undisturbed(folder: Path, grid: Path, data: Path) -> Undisturbed:
         if command.end() != 0:
             raise RuntimeError(command.log.read_text())
         measured.write_text(json.dumps([time.time() - began, command.events()[0]["time"] - began]))
-    return Undisturbed(command, *load_json(measured))
+    return Undisturbed(command, *json.loads(measured.read_text()))
+
+
+def _results(path: Path) -> dict[str, Any]:
+    """The results in a file; none where a fault damaged or removed it."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads(path.read_bytes()))
+    return {}
 
 
 def finished_work(storage: Path) -> dict[str, int]:
     """File -> the instant it was written, of what must never be written again: trainings, results, and the files these name."""
     stamps = {}
     for folder in storage.glob("trials/*"):
-        results = {id_ for path in folder.glob("evaluation-*.json") for id_ in (load_json(path) or {})}
+        results = {id_ for path in folder.glob("evaluation-*.json") for id_ in _results(path)}
         files = [*folder.glob("trained.json"), *folder.glob("evaluation-*.json")]
         if (folder / "trained.json").exists():
             files += [path for pattern in ("encoder.*", "checkpoint.pt", "fitted.npz") for path in folder.glob(pattern)]

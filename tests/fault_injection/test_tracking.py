@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from core.atomic_files import save_json
 from sweeps.execution.worker import run_trial
 from sweeps.storage.image_sets import Images
 from sweeps.storage.trial_store import TrialStore
@@ -47,7 +46,7 @@ def _tell(storage: Path, plan: Any, last: int | None) -> None:
     for name in WRITES:
         setattr(MlflowClient, name, deadly(getattr(MlflowClient, name)))
     tell(plan, storage, f"sqlite:///{storage / 'mlflow.db'}", live=True)
-    save_json(storage / "calls.json", next(calls) - 1)
+    (storage / "calls.json").write_text(str(next(calls) - 1))
 
 
 def _run(storage: Path, plan: Any, last: int | None = None) -> int | None:
