@@ -24,6 +24,11 @@ from sweeps.provenance import command_line
             "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D***%3BX%3D1",
         ),
         ("s3://key:sec/ret@bucket/results", "s3://key:***@bucket/results"),
+        ("https://dapi0123456789abcdef@host/x", "https://***@host/x"),
+        ("http://dapi0123456789abcdef:@host", "http://***:***@host"),
+        ("az://box/results?sv=2022&sig=a%2Fb%3D&se=x", "az://box/results?sv=2022&sig=***&se=x"),
+        ("http://host/x?X-Amz-Signature=abc", "http://host/x?X-Amz-Signature=***"),
+        ("http://host/?next=http://you:word@there?token=abc", "http://host/?next=http://you:***@there?token=***"),
         ("(see 'http://me:pass@host', or http://you:word@there)", "(see 'http://me:***@host', or http://you:***@there)"),
     ],
 )
@@ -34,10 +39,17 @@ def test_a_password_is_hidden(text: str, shown: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["sqlite:////tmp/a:b@c/mlflow.db", "http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=x", "s3://bucket/a:b@c",
-     "probe_accuracy: base > no-crop", "token=5", "databricks://profile"],
+     "probe_accuracy: base > no-crop", "token=5", "databricks://profile",
+     "http://a.long.user@host", "abfs://a-container-of-a-long-name@account", "http://host/?sight=far"],
 )  # fmt: skip
 def test_what_holds_no_password_stays(text: str) -> None:
     assert mask(text) == text
+
+
+@pytest.mark.timeout(60)  # with steps that grow with the square of the length it would take hours
+@pytest.mark.parametrize("piece", ["a", "a+", "://a:", "?a", "?password", "?password=", ";a=", "http://a@", "; ", "%3Ba", "a@"])
+def test_a_long_text_is_masked_too(piece: str) -> None:
+    assert mask(f"http://me:pass@host {piece * (1_000_000 // len(piece))}").startswith("http://me:***@host ")
 
 
 def test_the_passwords_of_a_known_address_are_hidden_anywhere() -> None:
