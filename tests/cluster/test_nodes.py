@@ -104,6 +104,17 @@ def test_what_fits_no_node_is_refused_and_a_job_uses_nodes_that_come_late_and_ou
 
 
 @pytest.mark.slow
+def test_a_cluster_that_asks_for_another_token_is_named_with_where_tokens_come_from(tmp_path: Path, images: Path) -> None:
+    storage = tmp_path / "results"
+    with Nodes(tmp_path) as cluster:
+        done = cluster.run(*arguments(tmp_path, images), "--storage", storage, environment={"RAY_AUTH_TOKEN": "f" * 32})
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"error: --address {cluster.address}: the cluster asks for a token") and "RAY_AUTH_TOKEN" in line
+    assert "f" * 32 not in done.stdout + done.stderr and not storage.exists()
+
+
+@pytest.mark.slow
 def test_a_job_on_nodes_that_unpack_its_code_over_one_another(tmp_path: Path, images: Path) -> None:
     storage = tmp_path / "results"
     with Nodes(tmp_path, apart=False) as cluster:
