@@ -184,4 +184,5 @@ def _default_data_dir() -> Path:
         home = Path.home()
     except RuntimeError:
         home = Path("/")
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "vicreg-sweeps"
+    cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or home / ".cache")  # noqa: PTH111  Path's may raise
+    return Path(cache) / "vicreg-sweeps"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from core.errors import InputError
 from core.locks import marked_folder, remove_marked
+from core.paths import expand_home
 
 _PREFIX = "vr-"
 _RAY = "r"  # Ray opens the folder that it is given to all users, so it gets one inside of ours
@@ -75,7 +76,10 @@ def _parent() -> tuple[Path, str, str | None]:
     variable = next((name for name in variables if os.environ.get(name)), None)
     if variable is None:
         return Path("/tmp"), "/tmp", None
-    parent = Path(os.environ[variable]).absolute()
+    try:
+        parent = Path(expand_home(os.environ[variable])).absolute()
+    except InputError as error:
+        raise InputError(f"{variable}={error}") from None
     if len(os.fsencode(parent)) <= _LONGEST:
         return parent, f"{variable}={parent}", None
     reason = f"{variable}={parent}: too long for the paths of Ray's sockets ({_LONGEST} bytes at most)"

@@ -59,6 +59,18 @@ def test_a_long_tmpdir_is_not_followed_and_said_and_a_long_ray_tmpdir_is_refused
 
 
 @pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
+def test_the_home_may_be_written_as_a_tilde(variable: str, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR")
+    monkeypatch.setenv("HOME", str(short))
+    monkeypatch.setenv(variable, "~")
+    with private_folder() as (folder, _):
+        assert folder.parent == short
+    monkeypatch.setenv(variable, "~nobody-here")
+    with pytest.raises(InputError, match=f"^{variable}=~nobody-here: there is no user nobody-here"), private_folder():
+        pass
+
+
+@pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
 def test_a_folder_that_is_missing_or_full_is_named_with_its_variable(
     variable: str, short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_home_folder_is_expanded_in_every_path(home: Path) -> None:
+def test_a_home_folder_is_expanded_in_every_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/elsewhere")
+    assert parse([]).data_dir == home / "elsewhere" / "vicreg-sweeps"
     (home / "mine.yaml").write_text("arms: {z: {mu: 0}}\nquestion: is it found?\n", encoding="utf-8")
     command = parse(["--grid", "~/mine.yaml", "--storage", "~/results", "--data", "~/data"])
     assert (command.storage, command.data_dir) == (home / "results", home / "data")
