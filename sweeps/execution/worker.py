@@ -29,7 +29,7 @@ from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import ASIDE, CheckedFolder, DamagedFileError
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import MetricResult, TrainingRecord
-from sweeps.storage.trial_state import CHECKPOINT, ENCODER, FITTED, PROJECTOR, TrialState
+from sweeps.storage.trial_state import CHECKPOINT, ENCODER, FITTED, PROJECTOR
 from sweeps.storage.trial_store import TrialStore
 
 _REFERENCE = "probe_accuracy"  # metric of the untrained encoder, with which trials are compared
@@ -121,10 +121,10 @@ def _train(
     rungs: Rungs | None,
 ) -> None:
     config, files = trial.config, store.files(trial.key)
-    before = store.read(trial.key)
+    known = store.known_weights(trial.key)
     store.save_config(trial, device=device_kind(device))
     if not config.trained:
-        _fit_untrained(trial, images, store, device, before)
+        _fit_untrained(trial, images, store, device, known)
         return
     parent = parent_digest = None
     if trial.parent_key is not None:
@@ -149,11 +149,11 @@ def _train(
     save_weights(files, PROJECTOR, result.projector.state_dict())
     seconds = sum(record["seconds"] for record in result.history[inherited:])
     training = _training_record(result.history, result.pairs, seconds, config.epochs - inherited, device, config)
-    store.drop_results_of_other_weights(before)
+    store.drop_results_of_other_weights(trial.key, known, digest)
     store.save_training(trial.key, replace(training, weights=digest, parent_encoder=parent_digest))
 
 
-def _fit_untrained(trial: Trial, images: Images, store: TrialStore, device: torch.device, before: TrialState) -> None:
+def _fit_untrained(trial: Trial, images: Images, store: TrialStore, device: torch.device, known: frozenset[str]) -> None:
     """Do what replaces training for a method without it: save the initial weights, or fit PCA or Laplacian eigenmaps."""
     config, files, digest = trial.config, store.files(trial.key), None
     if config.method == "untrained":
@@ -163,7 +163,7 @@ def _fit_untrained(trial: Trial, images: Images, store: TrialStore, device: torc
     seconds = time.perf_counter() - started if fitted else 0.0
     if fitted:
         digest = files.write_arrays(FITTED, fitted)
-    store.drop_results_of_other_weights(before)
+    store.drop_results_of_other_weights(trial.key, known, digest)
     store.save_training(trial.key, replace(_training_record((), None, seconds, 0, device, config), weights=digest))
 
 

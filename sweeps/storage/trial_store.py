@@ -183,16 +183,28 @@ class TrialStore:
         state.record_missing()
         return found
 
-    def drop_results_of_other_weights(self, before: TrialState) -> None:
+    def known_weights(self, key: str) -> frozenset[str]:
+        """Return the SHA-256 of the weights that a trial's results may rest on; empty if it never had any.
+
+        Read it before the weights are made again: their checksum then replaces the earlier one. ``trained.json`` is asked too,
+        because a process that died between the two left new weights beside the old record and the old results.
+        """
+        state = self.read(key)
+        known = {state.files.digest(ENCODER) or state.files.digest(OLD_ENCODER), state.files.digest(FITTED)}
+        if (training := state.training) is not None and (training.history or training.weights):
+            known.add(training.weights or "not recorded by an earlier version")
+        return frozenset(digest for digest in known if digest is not None)
+
+    def drop_results_of_other_weights(self, key: str, known: frozenset[str], made: str | None) -> None:
         """Set aside the results of a trial whose weights were made again and are not the same, as may happen on a GPU.
 
         Args:
-            before: the trial's state before its weights were made again.
+            key: the trial's key.
+            known: :meth:`known_weights` of before.
+            made: the SHA-256 of the weights that were made.
         """
-        files = self.files(before.files.path.name)
-        known = [before.files.digest(name) for name in (ENCODER, FITTED, OLD_ENCODER)]
-        made = [files.digest(name) for name in (ENCODER, FITTED, OLD_ENCODER)]
-        if any(known) and known != made:
-            for name in before.stored_names:
+        if known - {made}:
+            state = self.read(key)
+            for name in state.stored_names:
                 if name.startswith(("evaluation-", "details/", "figures/")):
-                    files.set_aside(name)
+                    state.files.set_aside(name)

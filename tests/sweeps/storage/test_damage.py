@@ -13,6 +13,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from evaluation.baselines import fit
+from sweeps.execution import worker
 from sweeps.execution.figure_tasks import draw_figures
 from sweeps.execution.weights import load_encoder_weights
 from sweeps.execution.worker import run_trial
@@ -186,6 +188,39 @@ def test_a_child_of_another_parent_than_the_present_one_is_trained_again(
     assert record_of(store, child).training != record_of(TrialStore(whole), child).training
     assert not torch.equal(load_encoder_weights(store.files(child.key))[0]["head.weight"],
                            load_encoder_weights(TrialStore(whole).files(child.key))[0]["head.weight"])  # fmt: skip
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["undisturbed", "died before the record of the training"])
+def test_results_of_other_weights_are_computed_again(
+    finished: tuple[Plan, Path, Images], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:  # fmt: skip
+    """As on a GPU, where weights that are made again may have other bits."""
+    plan, whole, images = finished
+    storage, trial = tmp_path / "s", arm(plan, "p")
+    shutil.copytree(whole, storage)
+    store = TrialStore(storage)
+    earlier = {id_: result.time for id_, result in store.read(trial.key).results.items()}
+
+    def other_fit(*given: Any) -> dict[str, Any]:
+        return {name: array * np.float32(1.01) for name, array in fit(*given).items()}
+
+    monkeypatch.setattr(worker, "fit", other_fit)
+    (store.folder(trial.key) / "fitted.npz").unlink()
+    if dies:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(TrialStore, "drop_results_of_other_weights", _interrupt)
+            run_trial(trial, images, storage)
+    run_trial(trial, images, storage)
+    _run(trial, images, storage)  # the figures
+    state = store.read(trial.key)
+    assert state.training is not None and state.training.weights != record_of(TrialStore(whole), trial).training.weights  # type: ignore[union-attr]
+    assert set(earlier) == set(state.results) and state.is_done(trial)
+    assert all(result.time > earlier[id_] for id_, result in state.results.items()), "none of the old weights' results is left"
+    assert any(path.name.startswith("evaluation-") for path in (store.folder(trial.key) / "damaged").iterdir())
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_parents_damaged_encoder_opens_the_parent_and_is_never_trained_with(
