@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweeps.storage.checked_folder import CHECKSUMS, CheckedFolder, DamagedFileError
+from sweeps.storage.trial_state import PARSERS
 
 #: Writes ``x`` with the content "new" and dies at the n-th rename, before (n even) or after (n odd) it.
 _DYING = """
@@ -101,6 +104,50 @@ def test_a_file_that_cannot_be_parsed_is_damaged_whatever_the_parser_raises(tmp_
     (tmp_path / "folder").mkdir()
     with pytest.raises(DamagedFileError, match="it is a folder"):
         folder.read("folder")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("suffix", sorted(PARSERS))
+def test_a_cut_or_changed_file_without_a_checksum_is_read_or_damaged(tmp_path: Path, suffix: str) -> None:
+    """What the real parsers raise: the files of an earlier version have no checksums."""
+    folder, content = CheckedFolder(tmp_path), _example(suffix)
+    for position in range(0, len(content), 1 + len(content) // 200):
+        for harmed in (content[:position], content[:position] + bytes([content[position] ^ 0x14]) + content[position + 1 :]):
+            (tmp_path / f"a{suffix}").write_bytes(harmed)
+            with suppress(DamagedFileError):
+                folder.load(f"a{suffix}", PARSERS[suffix])
+    (tmp_path / f"a{suffix}").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DamagedFileError, match="cannot be read"):
+        folder.load(f"a{suffix}", PARSERS[suffix])
+
+
+def _example(suffix: str) -> bytes:
+    """A small file of the kind."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from safetensors.numpy import save
+
+    file = io.BytesIO()
+    if suffix == ".png":
+        Image.new("L", (2, 2)).save(file, "PNG")
+    elif suffix == ".npz":
+        np.savez(file, a=np.zeros(2))
+    elif suffix == ".pt":
+        torch.save({"a": torch.zeros(2)}, file)
+    else:
+        file.write(save({"a": np.zeros(2)}))
+    return file.getvalue()
+
+
+def test_an_error_that_says_nothing_about_the_file_is_no_damage(tmp_path: Path) -> None:
+    def parse(_: bytes) -> None:
+        raise error
+
+    CheckedFolder(tmp_path).write_bytes("a", b"x")
+    for error in (MemoryError(), ImportError()):
+        with pytest.raises(type(error)):
+            CheckedFolder(tmp_path).load("a", parse)
 
 
 def test_damaged_checksums_damage_no_file_and_are_said(tmp_path: Path) -> None:
