@@ -113,17 +113,17 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 
 def _upload(local: Path, to: Any) -> None:
-    with _as_os_errors(to):
+    with as_os_errors(to):
         to.fs.put_file(str(local), to.path)
 
 
 def _download(path: Path) -> bytes:
-    with _as_os_errors(path):
+    with as_os_errors(path):
         return path.read_bytes()
 
 
 @contextmanager
-def _as_os_errors(path: Path) -> Iterator[None]:
+def as_os_errors(path: Path) -> Iterator[None]:
     """Whatever a store's library raises is an OSError, as a file system's errors are."""
     try:
         yield

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from core.atomic_files import atomic_write, parse_arrays, read_file
+from core.atomic_files import as_os_errors, atomic_write, parse_arrays, read_file
 from core.locks import file_lock
-from core.paths import is_remote
+from core.paths import ensure_dir, is_remote, sync_folder
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class CheckedFolder:
     def record(self, name: str) -> None:
         """Record the checksum of a file that has none and could be read."""
         with file_lock(self.path / _LOCK):
-            known = self._checksums(again=True)
+            known = self._checksums_to_change()
             if name not in known and (content := read_file(self.path / name)) is not None:
                 self._save(known | {name: [hashlib.sha256(content).hexdigest()]})
 
@@ -83,6 +83,13 @@ class CheckedFolder:
             except DamagedFileError as error:  # without checksums no file counts as damaged
                 self._recorded, self._problem = {}, error.reason
         return self._recorded
+
+    def _checksums_to_change(self) -> dict[str, list[str]]:
+        """Return the present checksums, which the caller, who holds the lock, will write again; damaged ones are set aside."""
+        known = self._checksums(again=True)
+        if self._problem is not None:
+            self.set_aside(CHECKSUMS)
+        return known
 
     @property
     def problem(self) -> str | None:
@@ -184,7 +191,7 @@ class CheckedFolder:
 
     def _accept(self, name: str, digest: str) -> None:
         """Record the checksum of a file that is about to replace the present one, beside the present one's."""
-        known = self._checksums(again=True)
+        known = self._checksums_to_change()
         replaced = known.get(name, [])
         if len(replaced) != 1:  # none, or an earlier replacement was interrupted: what is there tells
             present = read_file(self.path / name)
@@ -194,18 +201,20 @@ class CheckedFolder:
 
     def set_aside(self, name: str) -> Path:
         """Move a file to the folder ``damaged/``; return its new path. Its checksum is kept, to compare the next one with."""
-        source, number = self.path / name, 1
-        plain = PurePosixPath(name.replace("/", "-"))
+        source, plain, number = self.path / name, PurePosixPath(name.replace("/", "-")), 1
         target = self.path / ASIDE / plain.name
-        while target.exists():
-            number += 1
-            target = self.path / ASIDE / f"{plain.stem}-{number}{plain.suffix}"
-        if is_remote(source):
-            target.write_bytes(source.read_bytes())
-            source.unlink()
-        else:
-            target.parent.mkdir(exist_ok=True)
-            shutil.move(source, target)
+        with as_os_errors(source):
+            while target.exists():
+                number += 1
+                target = self.path / ASIDE / f"{plain.stem}-{number}{plain.suffix}"
+            if is_remote(source):
+                target.write_bytes(source.read_bytes())
+                source.unlink()
+                return target
+        ensure_dir(target.parent)
+        shutil.move(source, target)
+        for folder in (target.parent, source.parent):  # else a power cut could leave the file in neither
+            sync_folder(folder)
         return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -160,6 +161,27 @@ def test_damaged_checksums_damage_no_file_and_are_said(tmp_path: Path) -> None:
         folder = CheckedFolder(tmp_path)
         # White space between the entries says nothing and may change.
         assert folder.read("x") == b"kept" and (folder.problem or chr(content[position]).isspace()), position
+
+
+def test_damaged_checksums_are_set_aside_before_others_are_written(tmp_path: Path) -> None:
+    CheckedFolder(tmp_path).write_bytes("x", b"kept")
+    (tmp_path / "y").write_bytes(b"of before")
+    for number, change in enumerate((lambda folder: folder.record("y"), lambda folder: folder.write_bytes("z", b"new"))):
+        (tmp_path / CHECKSUMS).write_text(f"damaged {number}")
+        folder = CheckedFolder(tmp_path)
+        change(folder)
+        assert folder.problem is not None, "said, though it is mended"
+        assert CheckedFolder(tmp_path).problem is None
+    assert sorted(path.read_text() for path in (tmp_path / "damaged").iterdir()) == ["damaged 0", "damaged 1"]
+
+
+def test_a_file_that_is_set_aside_is_there_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    CheckedFolder(tmp_path).write_bytes("figures/a.png", b"x")
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    target = CheckedFolder(tmp_path).set_aside("figures/a.png")
+    folders = (tmp_path, target.parent, tmp_path / "figures")
+    assert synced == [folder.stat().st_ino for folder in folders], "the new folder, the new name, the old one"
 
 
 def test_what_is_set_aside_keeps_its_content_and_its_checksum(tmp_path: Path) -> None:
