@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,6 +17,7 @@ from core.atomic_files import parse_arrays
 from evaluation.per_image import DETAILS
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import CHECKSUMS, CheckedFolder, DamagedFileError
+from sweeps.storage.parsers import PARSERS
 from sweeps.storage.records import MetricResult, TrainingRecord, TrialRecord, TrialStatus
 
 T = TypeVar("T")
@@ -30,31 +30,6 @@ CHECKPOINT = "checkpoint.pt"
 _WEIGHTS = (ENCODER, OLD_ENCODER, PROJECTOR, FITTED)
 _TRAINING = TypeAdapter(TrainingRecord)
 _RESULTS = TypeAdapter(dict[str, MetricResult])
-
-
-def _parse_png(content: bytes) -> None:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        image.verify()
-
-
-def _parse_tensors(content: bytes) -> None:
-    from safetensors.numpy import load
-
-    load(content)
-
-
-def _parse_torch(content: bytes) -> None:
-    import torch
-
-    torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
-#: Suffix -> what raises an error if the bytes are no such file; for files that have no checksum yet.
-PARSERS: dict[str, Callable[[bytes], object]] = {
-    ".npz": parse_arrays, ".png": _parse_png, ".safetensors": _parse_tensors, ".pt": _parse_torch
-}  # fmt: skip
 
 
 def product_name(id_: str) -> str:

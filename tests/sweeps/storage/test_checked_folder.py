@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import subprocess
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from sweeps.storage.checked_folder import CHECKSUMS, CheckedFolder, DamagedFileError
-from sweeps.storage.trial_state import PARSERS
+from sweeps.storage.parsers import PARSERS
 
 #: Writes ``x`` with the content "new" and dies at the n-th rename, before (n even) or after (n odd) it.
 _DYING = """
@@ -136,6 +138,8 @@ def _example(suffix: str) -> bytes:
         np.savez(file, a=np.zeros(2))
     elif suffix == ".pt":
         torch.save({"a": torch.zeros(2)}, file)
+    elif suffix == ".json":
+        file.write(b'{"a": [1, 2]}')
     else:
         file.write(save({"a": np.zeros(2)}))
     return file.getvalue()
@@ -195,14 +199,33 @@ def test_what_is_set_aside_keeps_its_content_and_its_checksum(tmp_path: Path) ->
 
 
 def test_behind_a_url_files_have_checksums_too() -> None:
-    from upath import UPath
-
-    url: Any = UPath("memory://checked-folder", use_listings_cache=False)
+    url = _url()
     CheckedFolder(url).write_bytes("details/a.npz", b"one")
     CheckedFolder(url).write_bytes("details/a.npz", b"two")
     assert CheckedFolder(url).read("details/a.npz") == b"two" and CheckedFolder(url).read("b") is None
     (url / "details" / "a.npz").write_bytes(b"2wo")
-    with pytest.raises(DamagedFileError):
+    with pytest.raises(DamagedFileError, match="cannot be read"):
         CheckedFolder(url).read("details/a.npz")
     assert CheckedFolder(url).set_aside("details/a.npz").read_bytes() == b"2wo"
     assert CheckedFolder(url).read("details/a.npz") is None
+
+
+def test_behind_a_url_a_whole_file_of_another_machine_is_taken_and_recorded() -> None:
+    """Two machines write the same results, and the checksums of one replace those of the other."""
+    url = _url()
+    CheckedFolder(url).write_json("evaluation.json", {"value": 0.5, "time": 1})
+    (url / "evaluation.json").write_text('{"value": 0.5, "time": 2}')
+    folder = CheckedFolder(url)
+    assert folder.load("evaluation.json", json.loads) == {"value": 0.5, "time": 2}
+    content = folder.read("evaluation.json") or b""
+    assert CheckedFolder(url).digest("evaluation.json") == hashlib.sha256(content).hexdigest()
+    (url / "evaluation.json").write_text('{"value": 0.5, "tim')
+    with pytest.raises(DamagedFileError, match="cannot be read"):
+        CheckedFolder(url).read("evaluation.json")
+
+
+def _url() -> Any:
+    """A new folder of a store in memory."""
+    from upath import UPath
+
+    return UPath(f"memory://checked-folder-{uuid.uuid4().hex}", use_listings_cache=False)
