@@ -100,6 +100,15 @@ def read_file(path: Path) -> bytes | None:
         return None
 
 
+def list_folder(path: Path) -> list[Path]:
+    """The paths in a folder, sorted; none where there is no such folder. A store that cannot be reached raises OSError."""
+    try:
+        with as_os_errors(path):
+            return sorted(path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 @contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
     """Yields a file of this machine with the same name and content: the file itself, or a copy of a URL's."""

@@ -24,7 +24,7 @@ from sweeps.planning.grid import Fields, Grid
 from sweeps.planning.grid_file import list_grids, load_grid
 from sweeps.planning.planner import Planner
 from sweeps.planning.trial import Plan
-from sweeps.storage.checked_folder import CheckedFolder, DamagedFileError
+from sweeps.storage.checked_folder import CHECKSUMS, CheckedFolder, DamagedFileError
 from sweeps.storage.image_sets import describe_folders
 from sweeps.storage.location import check_folder
 from sweeps.storage.snapshot import StoreSnapshot
@@ -274,14 +274,19 @@ def _with_search_flags(grid: Grid, command: CommandLine, seeds: Sequence[int] | 
 
 
 def _earlier_seeds(snapshot: StoreSnapshot, sweep_id: str) -> list[int]:
-    """Return the seeds of a sweep that earlier commands ran; if its ``sweep.json`` is damaged, the seeds of all trials."""
+    """Return the seeds of a sweep that earlier commands ran; if its ``sweep.json`` is damaged or gone, those of all trials."""
     files = CheckedFolder(snapshot.store.storage / "sweeps" / sweep_id)
     try:
-        return files.load("sweep.json", lambda content: [int(seed) for seed in parse_mapping(content)["seeds"]]) or []
+        seeds = files.load("sweep.json", lambda content: [int(seed) for seed in parse_mapping(content)["seeds"]])
+        if files.problem is not None:
+            snapshot.note_damage(f"{files.path / CHECKSUMS}: {files.problem}; written again at the end of this command")
+        if seeds is not None or files.digest("sweep.json") is None:
+            return seeds or []
+        snapshot.note_damage(f"{files.path / 'sweep.json'}: it is gone; written again at the end of this command")
     except DamagedFileError as error:
         snapshot.note_damage(f"{error}; written again at the end of this command")
     configs = [(snapshot.state(key).config or {}).get("config", {}) for key in snapshot.store.trial_keys()]
-    return sorted({int(config["seed"]) for config in configs if "seed" in config})
+    return sorted({config["seed"] for config in configs if isinstance(config.get("seed"), int)})
 
 
 def _cluster_errors(command: CommandLine, address: str) -> list[str]:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.atomic_files import read_file
+from core.atomic_files import as_os_errors, list_folder, read_file
 from core.errors import InputError
 from core.paths import is_remote
-from sweeps.storage.checked_folder import ASIDE, CheckedFolder, DamagedFileError
-from sweeps.storage.trial_state import TrialState, parse_mapping
+from sweeps.storage.checked_folder import ASIDE, CHECKSUMS, CheckedFolder, DamagedFileError
+from sweeps.storage.location import check_folder
+from sweeps.storage.parsers import PARSERS
+from sweeps.storage.trial_state import LASTING, TrialState, parse_mapping
 from sweeps.storage.trial_store import OTHER_PARENT, TrialStore
 
 Say = Callable[[str], None]
+
+#: The files that this program writes into a sweep's folder; a user may keep others there.
+_SWEEP_FILES = (
+    "contrasts.csv", "points.csv", "report.html", "sweep.json", "table.csv", "table.tex", "trials.csv", "until-decided.json",
+)  # fmt: skip
+_SQLITE_SECONDS = 60
+#: What SQLite answers if it could not look at a database: it says nothing about what is in it.
+_NOT_LOOKED_AT = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
 @dataclass
@@ -26,8 +36,15 @@ class _Found:
     size: int = 0
     recorded: int = 0
     damaged: int = 0
+    missing: int = 0
     beyond_repair: int = 0
+    unchecked: int = 0
     sweeps: set[str] = field(default_factory=set)
+
+    @property
+    def intact(self) -> bool:
+        """Whether everything is as it was written."""
+        return not (self.damaged or self.missing or self.beyond_repair or self.unchecked)
 
 
 def check_storage(storage: Path, say: Say) -> bool:
@@ -43,10 +60,13 @@ def check_storage(storage: Path, say: Say) -> bool:
         Whether everything is as it was written.
 
     Raises:
-        InputError: if there is no such storage.
+        InputError: if there is no such storage, or it cannot be read.
+        OSError: if it cannot be read any more.
     """
+    check_folder("--storage", storage, write=False)
     store, found = TrialStore(storage), _Found()
-    sweeps = sorted(path for path in _listing(storage / "sweeps") if path.is_dir())
+    with as_os_errors(storage):
+        sweeps = [path for path in list_folder(storage / "sweeps") if path.is_dir()]
     keys = store.trial_keys()
     if not keys and not sweeps:
         raise InputError(f"--storage {storage}: no trials and no sweeps there")
@@ -61,12 +81,12 @@ def check_storage(storage: Path, say: Say) -> bool:
     say(f"{len(keys)} trials and {len(sweeps)} sweeps, {found.files} files, {found.size / 1e6:.1f} MB read")
     if found.recorded:
         say(f"{found.recorded} files had no checksum yet and could be read: recorded now")
-    if found.damaged:
+    if again := [f"{number} {what}" for what, number in (("damaged", found.damaged), ("missing", found.missing)) if number]:
         of = f" (of {', '.join(sorted(found.sweeps))})" if found.sweeps else ""
-        say(f"{found.damaged} damaged: the commands of their sweeps{of}, run again, make them again")
-    if not found.damaged and not found.beyond_repair:
+        say(f"{' and '.join(again)}: the commands of their sweeps{of}, run again, make them again")
+    if found.intact:
         say("everything is as it was written")
-    return not found.damaged and not found.beyond_repair
+    return found.intact
 
 
 def _members(sweeps: list[Path]) -> dict[str, set[str]]:
@@ -74,56 +94,91 @@ def _members(sweeps: list[Path]) -> dict[str, set[str]]:
     members: dict[str, set[str]] = {}
     for folder in sweeps:
         with suppress(DamagedFileError):
-            for key in (CheckedFolder(folder).load("sweep.json", parse_mapping) or {}).get("trials", {}):
+            for key in CheckedFolder(folder).load("sweep.json", _parse_members) or ():
                 members.setdefault(key, set()).add(folder.name)
     return members
 
 
+def _parse_members(content: bytes) -> list[str]:
+    """Return the keys of a sweep's trials. Raises ValueError if it is no ``sweep.json``."""
+    trials = parse_mapping(content).get("trials", {})
+    if not isinstance(trials, dict):
+        raise ValueError("no trials of a sweep")  # noqa: TRY004 (the content is wrong, not an argument)
+    return list(trials)
+
+
 def _check_trial(store: TrialStore, key: str, found: _Found, say: Say) -> bool:
-    """Check a trial; return whether anything of it was damaged."""
+    """Check a trial; return whether anything of it was damaged or missing."""
     state = store.read(key)
     damage = dict(state.verify(checkpoint=True))
     names = state.stored_names
     found.files += len(names)
-    found.size += sum((state.files.path / name).stat().st_size for name in names)
+    found.size += sum(_size(state.files.path / name) for name in names)
     parent = (state.config or {}).get("parent")
-    other_parent = store.trained_with_another_parent(parent, state)
-    if not damage and not other_parent:
+    if not damage and not state.missing() and not store.trained_with_another_parent(parent, state):
         found.recorded += _record(state)
         return False
-    with store.lock(key, lambda: say(f"waiting for the process that works on trial {key}")):
+    with ExitStack() as held:
+        with suppress(OSError):  # a storage that cannot be written to: nothing is moved
+            held.enter_context(store.lock(key, lambda: say(f"waiting for the process that works on trial {key}")))
         state = store.read(key)
         if store.trained_with_another_parent(parent, state):
-            say(f"damaged: {state.files.path}: {OTHER_PARENT}; moved to {ASIDE}/ there")
-            for name in state.stored_names:
-                state.files.set_aside(name)
-            found.damaged += 1
+            _all_aside(state, found, say)
             return True
         for name, reason in dict(state.verify(checkpoint=True)).items():
             _aside(state.files, name, reason, found, say)
+        for name in state.missing():
+            _missing(state.files, name, found, say)
+            if name not in LASTING:  # whether a command needs it again is told by the results
+                with suppress(OSError):
+                    state.files.forget(name)
         found.recorded += _record(state)
     return True
+
+
+def _size(path: Path) -> int:
+    with suppress(FileNotFoundError), as_os_errors(path):  # a running command may have replaced it
+        return path.stat().st_size
+    return 0
 
 
 def _check_sweep(folder: Path, found: _Found, say: Say) -> None:
     files = CheckedFolder(folder)
     if files.problem:
-        _aside(files, "checksums.json", files.problem, found, say)
-    for name in files.names:
+        _aside(files, CHECKSUMS, files.problem, found, say)
+    there = [path.name for path in list_folder(folder)]
+    for name in sorted({*files.names, *(name for name in _SWEEP_FILES if name in there)}):
         try:
-            content = files.read(name)
+            size = files.load(name, _parser_of_length(name))
         except DamagedFileError as error:
             found.sweeps.add(folder.name)
             _aside(files, name, error.reason, found, say)
-        else:
-            found.files += content is not None
-            found.size += len(content or b"")
-    for path in _listing(folder):
+            continue
+        if size is not None:
+            found.files += 1
+            found.size += size
+            found.recorded += _record_of_sweep(files, name)
+        elif not files.is_aside(name):
+            found.sweeps.add(folder.name)
+            _missing(files, name, found, say)
+    for path in list_folder(folder):
         if path.suffix == ".journal":
             found.files += 1
+            found.size += _size(path)
             if (problem := journal_problem(path)) is not None:
                 found.beyond_repair += 1
                 say(f"damaged: {problem}")
+
+
+def _parser_of_length(name: str) -> Callable[[bytes], int]:
+    """Return what parses a file of a sweep and returns how long it is."""
+    parse = _parse_members if name == "sweep.json" else PARSERS.get(Path(name).suffix, bytes.decode)
+
+    def length(content: bytes) -> int:
+        parse(content)
+        return len(content)
+
+    return length
 
 
 def journal_problem(path: Path) -> str | None:
@@ -145,13 +200,19 @@ def journal_problem(path: Path) -> str | None:
 
 
 def _check_database(path: Path, found: _Found, say: Say) -> None:
+    found.files += 1
+    found.size += _size(path)
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60)) as database:
+        # Not read-only: opening the file must roll back a transaction that a killed process left incomplete.
+        address = f"{path.resolve().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(address, uri=True, timeout=_SQLITE_SECONDS)) as database:
             results = [row[0] for row in database.execute("PRAGMA integrity_check(1)")]
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_LOOKED_AT:
+            found.unchecked += 1
+            say(f"not checked: {path}: {error}; check again where it can be written to and no other process writes to it")
+            return
         results = [str(error)]
-    found.files += 1
-    found.size += path.stat().st_size
     if results != ["ok"]:
         found.beyond_repair += 1
         say(
@@ -169,13 +230,34 @@ def _aside(files: CheckedFolder, name: str, reason: str, found: _Found, say: Say
     say(f"damaged: {files.path / name}: {reason}; {where}")
 
 
+def _all_aside(state: TrialState, found: _Found, say: Say) -> None:
+    """Set a trial aside that was trained with another encoder of its parent than the present one."""
+    found.damaged += 1
+    where = f"moved to {ASIDE}/ there"
+    try:
+        for name in state.stored_names:
+            state.files.set_aside(name)
+    except OSError as error:
+        where = f"it could not be moved aside ({error.strerror})"
+    say(f"damaged: {state.files.path}: {OTHER_PARENT}; {where}")
+
+
+def _missing(files: CheckedFolder, name: str, found: _Found, say: Say) -> None:
+    found.missing += 1
+    say(f"missing: {files.path / name}: it was written, and is gone")
+
+
 def _record(state: TrialState) -> int:
     """Record missing checksums; return how many. In a storage that cannot be written to, none."""
-    with suppress(PermissionError):
+    with suppress(OSError):
         return state.record_missing(checkpoint=True)
     return 0
 
 
-def _listing(folder: Path) -> Iterator[Path]:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        yield from sorted(folder.iterdir())
+def _record_of_sweep(files: CheckedFolder, name: str) -> int:
+    """Record the checksum of a sweep's file that has none; return how many were recorded, as :func:`_record`."""
+    if files.digest(name) is None:
+        with suppress(OSError):
+            files.record(name)
+            return 1
+    return 0

@@ -78,6 +78,11 @@ class CheckedFolder:
             if (anew or name not in known) and (content := read_file(self.path / name)) is not None:
                 self._save(known | {name: [hashlib.sha256(content).hexdigest()]})
 
+    def forget(self, name: str) -> None:
+        """Remove the checksum of a file that is gone."""
+        with file_lock(self.path / _LOCK):
+            self._save({other: digests for other, digests in self._checksums_to_change().items() if other != name})
+
     def _checksums(self, *, again: bool = False) -> dict[str, list[str]]:
         """Name -> the checksums that its file may have: one, or while the file is replaced the new one and the old one."""
         if self._recorded is None or again:
@@ -213,8 +218,8 @@ class CheckedFolder:
 
     def set_aside(self, name: str) -> Path:
         """Move a file to the folder ``damaged/``; return its new path. Its checksum is kept, to compare the next one with."""
-        source, plain, number = self.path / name, PurePosixPath(name.replace("/", "-")), 1
-        target = self.path / ASIDE / plain.name
+        source, target, number = self.path / name, self._aside(name), 1
+        plain = PurePosixPath(target.name)
         with as_os_errors(source):
             while target.exists():
                 number += 1
@@ -228,6 +233,14 @@ class CheckedFolder:
         for folder in (target.parent, source.parent):  # else a power cut could leave the file in neither
             sync_folder(folder)
         return target
+
+    def is_aside(self, name: str) -> bool:
+        """Return whether a file of that name was set aside."""
+        with as_os_errors(self.path):
+            return self._aside(name).exists()
+
+    def _aside(self, name: str) -> Path:
+        return self.path / ASIDE / name.replace("/", "-")
 
 
 def _read(path: Path) -> bytes | None:

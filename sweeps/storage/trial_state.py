@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from core.atomic_files import parse_arrays
+from core.atomic_files import list_folder, parse_arrays
 from evaluation.per_image import DETAILS
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import CHECKSUMS, CheckedFolder, DamagedFileError
@@ -28,6 +27,8 @@ _SUFFIX = {"detail": "npz", "figure": "png"}
 ENCODER, OLD_ENCODER, PROJECTOR, FITTED = "encoder.safetensors", "encoder.pt", "projector.safetensors", "fitted.npz"
 CHECKPOINT = "checkpoint.pt"
 _WEIGHTS = (ENCODER, OLD_ENCODER, PROJECTOR, FITTED)
+#: Files that every command of the trial makes again if their checksum is known and they are gone.
+LASTING = ("config.json", "trained.json", *_WEIGHTS)
 _TRAINING = TypeAdapter(TrainingRecord)
 _RESULTS = TypeAdapter(dict[str, MetricResult])
 
@@ -56,6 +57,14 @@ def parse_mapping(content: bytes) -> dict[str, Any]:
     return found
 
 
+def parse_config(content: bytes) -> dict[str, Any]:
+    """Parse ``config.json``. Raises ValueError if it is none."""
+    found = parse_mapping(content)
+    if not isinstance(found.get("config"), dict) or not isinstance(found.get("parent"), str | None):
+        raise ValueError("no config of a trial")  # noqa: TRY004 (as in parse_mapping)
+    return found
+
+
 class TrialState:
     """One trial's files, each read when it is first needed and then cached."""
 
@@ -74,7 +83,7 @@ class TrialState:
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
         """The content of ``config.json``; None if there is no such file."""
-        return self._load("config.json", parse_mapping)
+        return self._load("config.json", parse_config)
 
     @cached_property
     def training(self) -> TrainingRecord | None:
@@ -143,6 +152,13 @@ class TrialState:
             self.files.record(name)
         return len(names)
 
+    def missing(self) -> list[str]:
+        """Return the names of the files that have a checksum and are gone, though this program removed none of them."""
+        there = {*self._names, *self._products, "failure.json"}
+        if ENCODER in there:
+            there.add(OLD_ENCODER)  # trained again, by this version
+        return [name for name in self.files.names if name not in there and not self.files.is_aside(name)]
+
     @property
     def stored_names(self) -> list[str]:
         """Names of all files that have checksums or may get them."""
@@ -181,6 +197,8 @@ class TrialState:
         Figures and derived per-image arrays are made outside of the slot, so they may still be missing.
         """
         whole = self.is_trained and not self.missing_metrics(trial) and not self.missing_details(trial)
+        if "config.json" not in self._names and self.files.digest("config.json") is not None:
+            return False  # it is gone
         return whole and not any("/" not in name for name in self.damage)
 
     def is_drawn(self, trial: Trial) -> bool:
@@ -201,13 +219,13 @@ class TrialState:
     @cached_property
     def _names(self) -> frozenset[str]:
         """The names in the trial's folder, not of those below it."""
-        return frozenset(path.name for path in _listing(self.files.path))
+        return frozenset(path.name for path in list_folder(self.files.path))
 
     @cached_property
     def _products(self) -> frozenset[str]:
         """The names of per-image arrays and figures."""
         folders = [name for name in _FOLDER.values() if name in self._names]
-        return frozenset(f"{name}/{path.name}" for name in folders for path in _listing(self.files.path / name))
+        return frozenset(f"{name}/{path.name}" for name in folders for path in list_folder(self.files.path / name))
 
     def _has_file(self, id_: str) -> bool:
         name = product_name(id_)
@@ -269,9 +287,3 @@ def _details(trial: Trial, *, derived: bool) -> dict[str, str]:
     """Return names and ids of the per-image arrays made in the trial's slot, or of those derived outside of it."""
     ids = trial.detail_ids
     return {name: id_ for name, id_ in ids.items() if bool(DETAILS[name.partition("/")[0]].derived) == derived}
-
-
-def _listing(folder: Path) -> frozenset[Path]:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        return frozenset(folder.iterdir())
-    return frozenset()

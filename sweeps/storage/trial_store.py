@@ -30,6 +30,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from core.atomic_files import as_os_errors, list_folder
 from core.config import digest
 from core.locks import file_lock, remove_scratch, scratch_folder
 from core.paths import is_remote
@@ -66,7 +67,8 @@ class TrialStore:
 
     def trial_keys(self) -> list[str]:
         """Return the keys of all trials that have a folder, sorted."""
-        return sorted(path.name for path in self._trials.iterdir() if path.is_dir()) if self._trials.is_dir() else []
+        with as_os_errors(self._trials):
+            return [path.name for path in list_folder(self._trials) if path.is_dir()]
 
     def lock(self, key: str, on_wait: Callable[[], None] | None = None) -> AbstractContextManager[None]:
         """Return a lock that keeps this machine's other processes off the trial; see :func:`core.locks.file_lock`."""
