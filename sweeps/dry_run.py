@@ -63,7 +63,7 @@ def _columns(config: SweepConfig, done: list[str], estimate: cost.Estimate) -> l
         arm = " = ".join(trial.arms) + (" (added)" if trial.required_by else "")
         seed = str(trial.config.seed) if trial.config.has_encoder else ""
         drawn = "done" if snapshot.is_drawn(trial) else "to draw"
-        state = drawn if key in done else "to evaluate" if snapshot.is_trained(key) else "to do"
+        state = drawn if key in done else "to evaluate" if snapshot.is_trained(key, trial.parent_key) else "to do"
         seconds = duration(estimate.seconds[key]) if key in estimate.seconds else ""
         rows.append((arm, seed, state, ", ".join(needs), "; ".join(_differences(trial)), seconds))
     arms, seeds, states, needs_of, differences, estimates = (list(cells) for cells in zip(*rows, strict=True))

@@ -181,9 +181,8 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
         say(f"{line}; the same command without --report-only makes it again")
     for title, name, problem in results.problems:
         say(f"no figures of {title}: {problem}" if name == "figures" else f"{title}: no {name}: {problem}")
-    for record in results.records:
-        if record.status in LOST:
-            say(f"{record.status} {record.trial.title}: {record.reason}")
+    for line in reasons(results.records):
+        say(line)
     devices = {record.training.device for record in results.records if record.training}
     if len(devices) > 1:
         say(f"trials ran on different kinds of device: {'; '.join(sorted(devices))}")
@@ -192,6 +191,16 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
     say(f"compare: {uri.ui_command(config.tracking_uri)}")
     if tracker.view_address:
         say(f"a ready view of this sweep there: {tracker.view_address}")
+
+
+def reasons(records: Sequence[TrialRecord]) -> list[str]:
+    """Return a line for each trial that has no results and a reason for that."""
+    lines = [f"{record.status} {record.trial.title}: {record.reason}" for record in records if record.status in LOST]
+    return lines + [
+        f"{record.status} {record.trial.title}: {record.reason}; the same command without --report-only runs it"
+        for record in records
+        if record.status == TrialStatus.PENDING and record.reason
+    ]
 
 
 def _exit_code(config: SweepConfig, results: _Results, outcome: RunOutcome, tracker: Tracker) -> ExitCode:

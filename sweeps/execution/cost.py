@@ -141,10 +141,13 @@ def _by_chain(seconds: Mapping[str, float], followers: Mapping[str, list[str]]) 
 
 
 def _epochs_to_train(plan: Plan, trial: Trial, snapshot: StoreSnapshot, kept: frozenset[str]) -> int:
-    if snapshot.is_trained(trial.key):
+    if snapshot.is_trained(trial.key, trial.parent_key):
         return 0
     # Looking into a folder for each of thousands of shorter trials would take long; few of them have one.
-    continues = (key in plan.requested or (key in kept and snapshot.is_trained(key)) for _, key in trial.resumable_from)
+    continues = (
+        key in plan.requested or (key in kept and snapshot.is_trained(key, trial.parent_key))
+        for _, key in trial.resumable_from
+    )  # fmt: skip
     shorter = (epochs for (epochs, _), found in zip(trial.resumable_from, continues, strict=True) if found)
     return trial.config.epochs - next(shorter, 0)
 
@@ -177,5 +180,7 @@ def _measured_rates(snapshot: StoreSnapshot, gpu: bool) -> dict[tuple[object, ..
             config = TrialConfig.model_validate(state.config["config"])
         except ValueError:
             continue  # written by a version with other fields, so it cannot be compared
-        found.setdefault(_kind(config), []).append(median(1 / record["images_per_second"] for record in training.history))
+        speeds = [speed for record in training.history if (speed := record.get("images_per_second", 0.0)) > 0]
+        if speeds:
+            found.setdefault(_kind(config), []).append(median(1 / speed for speed in speeds))
     return {kind: median(values) for kind, values in found.items()}

@@ -170,7 +170,7 @@ class SweepRunner:
     def _announce(
         self, plan: Plan, estimate: cost.Estimate, n_done: int, open_keys: Sequence[str], points: int, slots: int
     ) -> None:  # fmt: skip
-        trained = sum(self._snapshot.is_trained(key) for key in open_keys)
+        trained = sum(self._snapshot.is_trained(key, plan.trials[key].parent_key) for key in open_keys)
         self._say(
             f"{plan.sweep_id}: {len(plan.requested)} trials, {n_done} done already, {len(open_keys)} to run"
             + (f" ({trained} of them trained already, to be evaluated)" if trained else "")

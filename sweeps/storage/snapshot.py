@@ -62,9 +62,10 @@ class StoreSnapshot:
         self._said.update(lines)
         return lines
 
-    def is_trained(self, key: str) -> bool:
-        """Return whether the trial with this key is trained."""
-        return self.state(key).is_trained
+    def is_trained(self, key: str, parent_key: str | None) -> bool:
+        """Return whether the trial with this key is trained: if it has a parent, with the parent's present encoder."""
+        state = self.state(key)
+        return state.is_trained and not self.store.trained_with_another_parent(parent_key, state, self.state)
 
     def is_done(self, trial: Trial) -> bool:
         """Return whether nothing is left to do in the trial's slot; see :meth:`TrialState.is_done`."""

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from sweeps.execution.options import ExecutionOptions
 from sweeps.execution.runner import SweepRunner
+from sweeps.finish import reasons
 from sweeps.storage.records import TrainingRecord
 from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.storage.trial_store import TrialStore
@@ -53,6 +54,18 @@ def test_after_a_run_what_another_driver_finished_meanwhile_is_seen(tmp_path: Pa
     runner = SweepRunner(ExecutionOptions(tmp_path, tmp_path, None, 0.0, False), snapshot, [], Console())
     runner.run(replace(plan, requested=frozenset([arm(plan, "base").key])))
     assert snapshot.record(trial).status == "done"
+
+
+def test_why_a_trial_is_open_again_is_said(tmp_path: Path) -> None:
+    plan, store = tiny_plan(tmp_path, {"n": {"pairing": "neighbors"}}), TrialStore(tmp_path)
+    for trial in plan.trials.values():
+        finish(store, trial)
+    child, training = arm(plan, "n"), store.read(arm(plan, "n").key).training
+    assert training is not None
+    store.save_training(child.key, replace(training, parent_encoder="of another encoder"))
+    records = [StoreSnapshot(store).record(trial) for trial in plan.trials.values()]
+    (line,) = reasons(records)
+    assert line.startswith(f"open {child.title}: it was trained with another encoder of its parent")
 
 
 def test_a_damaged_record_of_a_training_is_no_training(tmp_path: Path) -> None:
