@@ -109,18 +109,6 @@ def list_folder(path: Path) -> list[Path]:
         return []
 
 
-@contextmanager
-def local_copy(path: Path) -> Iterator[Path]:
-    """Yields a file of this machine with the same name and content: the file itself, or a copy of a URL's."""
-    if not is_remote(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / path.name
-        local.write_bytes(_download(path))
-        yield local
-
-
 def _upload(local: Path, to: Any) -> None:
     with as_os_errors(to):
         to.fs.put_file(str(local), to.path)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
 
+from sweeps.storage.checked_folder import DamagedFileError
+
 
 class Kind(Enum):
     """Kind of a failure."""
@@ -13,6 +15,7 @@ class Kind(Enum):
     PASSING = auto()  # the server or database was away, or overloaded
     LOCKED = auto()  # another process writes to the SQLite file
     GONE = auto()  # what should be written to was deleted
+    DAMAGED = auto()  # a file of the storage is not what was written; the next command makes it again
     REFUSED = auto()  # the same call would fail again
 
 
@@ -25,6 +28,8 @@ def kind_of(error: Exception) -> Kind:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
 
+    if isinstance(error, DamagedFileError):
+        return Kind.DAMAGED
     text = str(error)
     if "database is locked" in text or "database table is locked" in text:
         return Kind.LOCKED
@@ -46,7 +51,7 @@ def ended_if_refused(end: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if kind_of(error) == Kind.REFUSED:
+        if kind_of(error) in (Kind.REFUSED, Kind.DAMAGED):
             with suppress(Exception):
                 end()
         raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from core.config import LOSS_CONVENTION, digest
 from sweeps.planning.trial import Plan
 from sweeps.provenance import git_commit
+from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.tracking import view
 from sweeps.tracking.child_run import PUBLISHED_DIGEST, ChildRun
 from sweeps.tracking.failures import ended_if_refused
@@ -107,7 +108,7 @@ class ParentRun:
             log_metrics(self._client, parent, [(name, value, moment, step) for name, value in summary.metrics.items()])
             self._client.set_tag(self.run_id, PUBLISHED_DIGEST, digest_now)
         for path in summary.artifacts:
-            log_file(self._client, self.run_id, path)
+            log_file(self._client, self.run_id, CheckedFolder(path.parent), path.name)
         if summary.description:
             noted = note_tags(self._client.get_run(self.run_id).data.tags, summary.description)
             if noted:

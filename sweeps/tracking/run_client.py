@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.atomic_files import local_copy
 from core.config import TrialConfig
+from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.tracking.child_run import ChildRun, config_params
 from sweeps.tracking.names import legal_name
 from sweeps.tracking.user_texts import RUN_NAME, name_tags
@@ -89,7 +90,15 @@ def delete_tags(client: MlflowClient, child: ChildRun, names: Sequence[str]) -> 
     child.tags = {name: value for name, value in child.tags.items() if name not in names}
 
 
-def log_file(client: MlflowClient, run_id: str, path: Path) -> None:
-    """Log a file, local or at a URL, as an artifact."""
-    with local_copy(path) as file:
+def log_file(client: MlflowClient, run_id: str, files: CheckedFolder, name: str) -> None:
+    """Log a file as an artifact; nothing if there is no such file.
+
+    Raises:
+        DamagedFileError: if it is not what was written.
+    """
+    if (content := files.read(name)) is None:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / name
+        file.write_bytes(content)
         client.log_artifact(run_id, str(file))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core.config import digest
 from core.paths import is_remote
 from sweeps.planning.trial import Plan, Trial
+from sweeps.storage.checked_folder import DamagedFileError
 from sweeps.storage.records import TrialRecord, TrialStatus
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.child_run import PUBLISHED_DIGEST, RUN_STATUS, ChildRun, config_params
@@ -154,15 +155,14 @@ class RunWriter:
         log_metrics(self._client, child, final)
 
     def _log_artifacts(self, child: ChildRun, trial: Trial) -> None:
-        folder = self._store.folder(trial.key)
+        files = self._store.files(trial.key)
         encoder = None if trial.validation_only else self._store.read(trial.key).encoder_file
-        for name in ("config.json", encoder):
-            if name is not None and (folder / name).is_file():
-                log_file(self._client, child.run_id, folder / name)
+        for name in ("config.json", *([] if encoder is None else [encoder])):
+            log_file(self._client, child.run_id, files, name)
         self._client.log_inputs(child.run_id, _dataset_inputs(trial))
         if trial.config.has_encoder and not trial.validation_only:
             with writer_lock(self._uri, self._store.storage):
-                log_encoder(self._client, self.experiment, child, trial, self._store.files(trial.key))
+                log_encoder(self._client, self.experiment, child, trial, files)
 
     def tag_trial(self, trial: Trial, tags: Mapping[str, str]) -> None:
         """Set final tags on the trial's run."""
@@ -174,16 +174,18 @@ class RunWriter:
 
     def log_figures(self, trial: Trial) -> None:
         """Log the trial's figures, under plain names without the ids that their files have in the store."""
-        child, files = self._child(trial), self._store.read(trial.key).figures(trial)
-        published = digest([path.name for path in files.values()])
-        if not files or child.tags.get("figures") == published:
+        child, figures = self._child(trial), self._store.read(trial.key).figures(trial)
+        files, published = self._store.files(trial.key), digest([path.name for path in figures.values()])
+        if not figures or child.tags.get("figures") == published:
             return
         with tempfile.TemporaryDirectory() as scratch:
-            for name, path in files.items():
+            for name, path in figures.items():
+                if (content := files.read(f"{path.parent.name}/{path.name}")) is None:
+                    raise DamagedFileError(path, "it is gone")
                 plain = re.sub(r"[^-.A-Za-z0-9]", "_", name)
                 # Two names may have the same plain form; the suffix keeps their files apart.
                 suffix = "" if plain == name.replace("/", "_", 1) else f"-{digest(name)[:6]}"
-                (Path(scratch) / f"{plain}{suffix}.png").write_bytes(path.read_bytes())
+                (Path(scratch) / f"{plain}{suffix}.png").write_bytes(content)
             self._client.log_artifacts(child.run_id, scratch, "figures")
         set_tags(self._client, child, {"figures": published})
 

@@ -52,7 +52,7 @@ class Tracker(SweepCallback):
         self._queue: queue.SimpleQueue[tuple[str, Callable[[], None]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._closing, self._patience = 0.0, PATIENCE
-        self._frozen = self._opened = self._given_up = False
+        self._frozen = self._opened = self._given_up = self._refused = False
         self._locked_since = 0.0
         self._problems: dict[str, str] = {}
 
@@ -68,7 +68,9 @@ class Tracker(SweepCallback):
         """What can be done about the problem."""
         if self._given_up:
             return "they are in the storage, and the same command adds them when MLflow can be written to"
-        return "they are in the storage; MLflow refuses them, and will again, until the cause is mended"
+        if self._refused:
+            return "they are in the storage; MLflow refuses them, and will again, until the cause is mended"
+        return "the same command without --report-only makes the damaged files again, and adds them"
 
     # -- events ----------------------------------------------------------------------------------------------------------
 
@@ -163,6 +165,9 @@ class Tracker(SweepCallback):
                 if not self._wait_for_lock():
                     self._note(what, problem, given_up=True)
                     return
+            elif kind == failures.Kind.DAMAGED:
+                self._note(what, problem, given_up=False, refused=False)
+                return
             elif kind != failures.Kind.PASSING:
                 self._note(what, problem, given_up=not self._opened)
                 return
@@ -180,14 +185,17 @@ class Tracker(SweepCallback):
 
         return open_and_do
 
-    def _note(self, what: str, problem: str, *, given_up: bool) -> None:
+    def _note(self, what: str, problem: str, *, given_up: bool, refused: bool = True) -> None:
         """Remember why MLflow lacks something, and say it at once, the first time."""
         problem = mask(problem, self._uri)
         if not self._problems:
+            place = f"{what}: " if what else ""
             self._say(f"MLflow lacks part of the results from now on: {problem}" if given_up else
-                      f"MLflow refuses a part of the results: {f'{what}: ' if what else ''}{problem}")  # fmt: skip
+                      f"MLflow refuses a part of the results: {place}{problem}" if refused else
+                      f"MLflow lacks a part of the results, because a file is damaged: {place}{problem}")  # fmt: skip
         self._problems.setdefault(problem, what)
         self._given_up = self._given_up or given_up
+        self._refused = self._refused or (refused and not given_up)
 
     def _wait_for_lock(self) -> bool:
         """Wait a moment for another process that has the database locked; return False if it takes too long at the end."""

@@ -19,12 +19,14 @@ from mlflow import MlflowClient
 from core.errors import InputError
 from sweeps.execution.worker import run_trial
 from sweeps.storage.image_sets import Images
+from sweeps.storage.records import TrainingRecord
+from sweeps.storage.trial_state import product_name
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.parent_run import SweepSummary
 from sweeps.tracking.tracker import Tracker
 from sweeps.tracking.uri import check_uri
 from tests.servers import server_of_health
-from tests.sweeps.tiny import arm, record_of, runs, tell, tiny_plan
+from tests.sweeps.tiny import arm, finish, record_of, runs, tell, tiny_plan
 
 ARMS = {"z": {"mu": 0}, "n": {"pairing": "neighbors"}}
 
@@ -144,6 +146,29 @@ def test_a_database_that_breaks_is_reported_and_stops_nothing(tmp_path: Path) ->
     watcher.on_trial_start(arm(plan, "base"))
     watcher.close(SweepSummary("FINISHED", {}, 0.0, ()))
     assert watcher.problem is not None and "database" in watcher.problem
+
+
+def test_a_damaged_file_is_not_logged_and_is_no_refusal_of_mlflow(tmp_path: Path, empty_database: Path) -> None:
+    plan, store, said = tiny_plan(tmp_path, ARMS), TrialStore(tmp_path), list[str]()
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    trial, files = arm(plan, "base"), TrialStore(tmp_path).files(arm(plan, "base").key)
+    finish(store, trial)
+    history = ({"epoch": 1.0, "time": 1.0, "train/loss": 2.0},)
+    store.save_training(trial.key, TrainingRecord(history, None, 1.0, 1, "CPU, x", 1, {}, 0.0))
+    figure = next(iter(trial.figure_ids.values()))
+    store.save_results(trial.key, {figure: store.make(trial.key, figure, lambda: b"a figure")})
+    (files.path / "encoder.safetensors").write_bytes(b"changed")
+    (files.path / product_name(figure)).write_bytes(b"changed")
+    tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", plan, store, "x", said.append)
+    tracker.on_trial_end(record_of(store, trial))
+    tracker.on_figures_end(trial)
+    tracker.close(SweepSummary("FINISHED", {}, 0.0, ()))
+    for name in ("encoder.safetensors", product_name(figure)):
+        assert f"{files.path / name}: its content is not what was written" in str(tracker.problem)
+    assert "makes the damaged files again" in tracker.advice and not any("refuses" in line for line in said)
+    _, children = runs(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert children["base"].info.status == "FINISHED" and "figures" not in children["base"].data.tags
+    assert MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").list_artifacts(children["base"].info.run_id) == []
 
 
 def test_a_server_is_asked_for_its_health() -> None:
