@@ -263,7 +263,10 @@ def _checkpoint(
 ) -> tuple[Checkpoint, int] | None:  # fmt: skip
     """A trial's checkpoint, and how many of its epochs were trained by another trial; None if none can be used."""
     try:
-        return load_checkpoint(files, device, parent_digest)
+        found = load_checkpoint(files, device, parent_digest)
+        if found is not None and files.digest(CHECKPOINT) is None:
+            files.record(CHECKPOINT)  # of an earlier version of this program
+        return found
     except DamagedFileError as error:
         on_damage(f"{CHECKPOINT}: {error.reason}; moved to {ASIDE}/{files.set_aside(CHECKPOINT).name}")
         return None

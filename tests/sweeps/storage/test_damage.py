@@ -262,6 +262,25 @@ def test_a_damaged_checkpoint_costs_epochs_and_nothing_else(finished: tuple[Plan
         TrialStore(whole).files(trial.key))[1]  # fmt: skip
 
 
+def test_a_checkpoint_of_before_gets_a_checksum_when_a_longer_trial_continues_from_it(
+    finished: tuple[Plan, Path, Images], tmp_path: Path
+) -> None:  # fmt: skip
+    plan, whole, images = finished
+    storage, shorter = tmp_path / "s", arm(plan, "base")
+    shutil.copytree(whole, storage)
+    _as_written_before(storage)
+    longer = arm(tiny_plan(storage, {"longer": {"epochs": 3}}), "longer")
+    epochs: list[float] = []
+
+    def note(record: dict[str, float]) -> None:
+        epochs.append(record["epoch"])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(longer, images, storage, on_epoch=note)
+    assert epochs == [3] and TrialStore(storage).files(shorter.key).digest("checkpoint.pt") is not None
+
+
 def test_records_of_another_shape_are_damage(finished: tuple[Plan, Path, Images], tmp_path: Path) -> None:
     plan, whole, _ = finished
     storage, trial = tmp_path / "s", arm(plan, "base")
