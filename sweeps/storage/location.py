@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
+from core.atomic_files import read_file
 from core.causes import explain
 from core.errors import InputError
 from core.paths import is_remote, local_path
@@ -84,7 +85,7 @@ def check_folder(flag: str, path: Path, *, write: bool = True) -> None:
                 marker.write_text(marker.name, encoding="utf-8")
                 marker.unlink()
             else:
-                marker.is_file()
+                read_file(marker)  # is_file() would answer False where a store cannot be reached
         except Exception as error:  # whatever a store's library raises
             raise InputError(f"{flag} {path}: it cannot be {'written to' if write else 'read'} ({_reason(error)})") from None
         return

@@ -182,14 +182,17 @@ class _Unreachable:
         return self
 
     def is_file(self) -> bool:
+        return False
+
+    def read_bytes(self) -> bytes:
         raise RuntimeError("Could not connect to the endpoint URL")
 
-    iterdir = is_file
+    iterdir = read_bytes
 
 
 def test_a_store_that_cannot_be_reached_is_wrong_input_or_an_error_of_the_system() -> None:
     store: Any = _Unreachable()
-    with pytest.raises(InputError, match=r"--storage .*: it cannot be read \(RuntimeError: Could not connect"):
+    with pytest.raises(InputError, match=r"--storage .*: it cannot be read \(OSError: .*Could not connect"):
         check_storage(store, print)
     for read in (TrialStore(store).trial_keys, lambda: TrialStore(store).read("key").stored_names):
         with pytest.raises(OSError, match="Could not connect"):
