@@ -202,8 +202,8 @@ class TrialState:
         return whole and not any("/" not in name for name in self.damage)
 
     def is_drawn(self, trial: Trial) -> bool:
-        """Return whether all figures are drawn."""
-        return not self.missing_figures(trial)
+        """Return whether all figures are drawn, and the per-image arrays made that are derived for them."""
+        return not self.missing_figures(trial) and not self.missing_details(trial, derived=True)
 
     def _missing_products(self, ids: Mapping[str, str]) -> dict[str, str]:
         return {

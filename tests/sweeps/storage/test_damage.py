@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,10 @@ def _run(trial: Trial, images: Images, storage: Path) -> list[str]:
         run_trial(trial, images, storage, on_damage=found.append)
     with store.lock(trial.key):
         found += store.mend(trial)
-        missing = store.read(trial.key).missing_figures(trial).values()
-        store.save_results(trial.key, {id_: store.make(trial.key, id_, lambda: _PICTURE) for id_ in missing})
+        state = store.read(trial.key)
+        missing: dict[str, Any] = dict.fromkeys(state.missing_figures(trial).values(), _PICTURE)
+        missing |= {id_: {"test": np.ones(1)} for id_ in state.missing_details(trial, derived=True).values()}
+        store.save_results(trial.key, {id_: store.make(trial.key, id_, partial(missing.get, id_)) for id_ in missing})
     return found
 
 
@@ -119,6 +122,25 @@ def test_a_damaged_file_of_every_kind_is_named_and_made_again(
     assert _content(storage) == before
     assert not _run(arm(plan, "base"), images, storage), "nothing is found twice"
     assert (TrialStore(storage).folder(arm(plan, "base").key) / "damaged" / "trained.json").exists()
+
+
+def test_each_file_that_is_damaged_alone_opens_its_trial(finished: tuple[Plan, Path, Images], tmp_path: Path) -> None:
+    plan, whole, _ = finished
+    trial, storage = arm(plan, "n"), tmp_path / "s"
+    shutil.copytree(whole, storage)
+    folder = TrialStore(storage).folder(trial.key)
+    names = [name for name in TrialStore(whole).read(trial.key).stored_names if name != "checkpoint.pt"]
+    assert len({Path(name).parts[0] for name in names}) >= 6
+    for name in (*names, CHECKSUMS):
+        content = (folder / name).read_bytes()
+        _flip(folder / name)
+        snapshot = StoreSnapshot(TrialStore(storage))
+        snapshot.verify([trial])
+        assert not (snapshot.is_done(trial) and snapshot.is_drawn(trial)), name
+        (folder / name).write_bytes(content)
+    snapshot = StoreSnapshot(TrialStore(storage))
+    snapshot.verify([trial])
+    assert snapshot.is_done(trial) and snapshot.is_drawn(trial)
 
 
 def test_check_finds_sets_aside_and_counts(finished: tuple[Plan, Path, Images], tmp_path: Path) -> None:
