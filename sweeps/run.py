@@ -72,6 +72,7 @@ def _check(command: CommandLine, console: Console) -> int:
 
 def _run_sweep(command: CommandLine, console: Console) -> int:
     from sweeps.dry_run import show_plan
+    from sweeps.execution import private_folder
     from sweeps.execution.machine import writable_caches
     from sweeps.execution.runner import SweepRunner
     from sweeps.finish import conclude
@@ -91,6 +92,7 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
     terminal.say_when_unread(f"nobody reads the output any more; the sweep goes on, its results are in {config.storage}")
     store, plan, search_result = config.snapshot.store, config.plan, None
     store.remove_scratch()
+    private_folder.remove_abandoned()
     # MLflow's thread computes much. With Python's default switch interval of 5 ms, Tune's loop would wait for it noticeably.
     sys.setswitchinterval(0.001)
     tracker = Tracker(

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from core.errors import InputError
@@ -30,7 +30,7 @@ _LONGEST = _SOCKET_PATH - len(_BELOW)
 
 @contextmanager
 def private_folder() -> Iterator[tuple[Path, str | None]]:
-    """Make the folder for the length of the block, and remove those of commands that were killed.
+    """Make the folder for the length of the block.
 
     It lies in the folder that ``RAY_TMPDIR`` names, else (on Linux) ``TMPDIR``, else ``/tmp``.
 
@@ -41,7 +41,6 @@ def private_folder() -> Iterator[tuple[Path, str | None]]:
         InputError: naming the variable or the folder, if none can be made there.
     """
     parent, name, note = _parent()
-    remove_marked(parent, _PREFIX)
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(marked_folder(parent, _PREFIX))
@@ -50,6 +49,12 @@ def private_folder() -> Iterator[tuple[Path, str | None]]:
         _check_space(folder, name)
         (folder / _RAY).mkdir()
         yield folder, note
+
+
+def remove_abandoned() -> None:
+    """Remove the folders of commands that were killed, and those that were kept for their logs."""
+    with suppress(InputError):  # a variable names no folder, which is said where one is needed
+        remove_marked(_parent()[0], _PREFIX)
 
 
 def ray_folder(folder: Path) -> Path:

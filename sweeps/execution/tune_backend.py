@@ -79,8 +79,9 @@ def run(
         os.environ.setdefault(name, value)
     store = TrialStore(options.storage)
     queue = TrialQueue(plan, open_keys, store, callbacks, source, _slot_counter(plan, options.gpus_per_trial))
-    # Silences Tune's tracebacks of workers that died and its list of their trials; progress reports each in one line.
-    for name in ("execution.tune_controller", "tune"):
+    # Silences Tune's tracebacks of workers that died, its list of their trials, and its tracebacks of a full disk, on which it
+    # keeps a state of its own that nobody reads. Progress reports each trial in one line.
+    for name in ("execution.tune_controller", "execution.experiment_state", "tune"):
         logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
     resources = tune.PlacementGroupFactory([cluster.resources(plan, options.gpus_per_trial)])
     process.freeze_gc()

@@ -15,7 +15,7 @@ from core import locks
 from core.errors import InputError
 from core.locks import file_lock
 from sweeps.execution import private_folder as module
-from sweeps.execution.private_folder import logs, make_token, private_folder, ray_folder
+from sweeps.execution.private_folder import logs, make_token, private_folder, ray_folder, remove_abandoned
 
 
 @pytest.fixture
@@ -107,7 +107,8 @@ def test_those_of_dead_commands_are_removed_and_nothing_else(short: Path) -> Non
     link = short / "vr-link0000"
     link.symlink_to(target)
     live = make("vr-live0000")
-    with file_lock(live / locks._MARK), private_folder():
+    with file_lock(live / locks._MARK):
+        remove_abandoned()
         assert not dead.exists() and all(path.exists() for path in (users, alike, target, link, live))
 
 
@@ -121,6 +122,7 @@ def test_another_command_that_starts_at_the_same_instant_does_not_remove_it(
     def flock(file: Any, operation: int) -> None:
         if not others:
             others.append(short)
+            remove_abandoned()
             with private_folder() as (other, _):
                 others.append(other)
         lock(file, operation)
@@ -134,5 +136,10 @@ def test_logs_of_a_ray_that_did_not_start_are_kept_until_the_next_command(short:
     with private_folder() as (folder, _):
         locks.keep(folder)
     assert folder.is_dir()
-    with private_folder() as (another, _):
-        assert not folder.exists() and another.is_dir()
+    remove_abandoned()
+    assert not folder.exists()
+
+
+def test_a_place_that_cannot_be_is_said_only_where_ray_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "~nobody-here")
+    remove_abandoned()
