@@ -49,10 +49,10 @@ def scaling_differences(root: Path, other: Path, data_dir: Path) -> list[str]:
     """Lines that say where a set of anomalies (``other``) is scaled from another range than the data set (``root``)."""
     one, two = ImageFolder.read(root, data_dir), ImageFolder.read(other, data_dir)
     return [
-        f"{two.title}: warning: its {values} are scaled from {two.scaled_from[values]}, those of {one.title} from {top}: what "
-        "tells its images from the others may be that alone"
-        for values, top in one.scaled_from.items()
-        if two.scaled_from.get(values, top) != top
+        f"{two.title}: warning: its {values} are scaled from {two.scaling.ranges[values]}, those of {one.title} from {top}: "
+        "what tells its images from the others may be that alone"
+        for values, top in one.scaling.ranges.items()
+        if two.scaling.ranges.get(values, top) != top
     ]
 
 
@@ -92,10 +92,12 @@ def _scaling(folder: ImageFolder, names: list[str]) -> Iterator[str]:
             yield f"{n:,} image(s) of more than 8 bits a grey value use {bits} bits: they are scaled from 0..{2**bits - 1}"
         else:
             yield f"{n:,} image(s) of floating-point values are scaled from 0..255"
-    taken = set(names)
-    for why, dark in folder.dark.items():
-        if found := sorted(taken.intersection(dark)):
-            yield f"warning: {len(found):,} image(s) become dark, e.g. {printable(found[0])}: {why}"
+    dark: dict[str, list[str]] = {}
+    for name in names:
+        if why := folder.scaling.darkness(folder.facts[name]):
+            dark.setdefault(why, []).append(name)
+    for why, found in dark.items():
+        yield f"warning: {len(found):,} image(s) become dark, e.g. {printable(found[0])}: {why}"
 
 
 def _warnings(folder: ImageFolder, train: Members, test: Members) -> Iterator[str]:

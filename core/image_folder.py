@@ -16,16 +16,10 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from core.folder_files import FileFacts, examine
 from core.folder_listing import File, Part, Tree, class_name, ending, list_folder, printable
+from core.folder_scaling import FolderScaling
 from core.image_decoding import Scale
 
-#: The depths that grey values in files of 16 or 32 bits are taken to have: the smallest that holds all of a folder.
-DEPTHS = (8, 10, 12, 14, *range(16, 33))
-#: By this share of their range floating-point values may exceed it, as resampling makes them; they are clipped.
-_OVERSHOOT = 0.05
 _SHOWN = 6  # kinds of files that were passed over for one reason
-_LEAST_OF_255 = 16.0  # values of 0 .. 255 reach this somewhere in a folder
-_LEAST_COLOUR = 16.0  # of 255: where no colour of a folder reaches it, at most 12 of 16 bits are used
-_DARK_COLOUR = 128.0  # and here at most 15, or the images are dark
 
 
 @dataclass(frozen=True)
@@ -77,82 +71,23 @@ class ImageFolder:
         return len(self.tree.layout) == 2
 
     @cached_property
-    def scale(self) -> Scale:
-        """How values of more than 8 bits become bytes: one rule for the whole folder, so that its images stay comparable.
-
-        A file does not say how many of its 16 bits are used (TIFF's tags of the largest sample must not change how an image
-        looks, says its standard), and single images may be dark; so all of a folder decide.
-        """
-        top = max((f.high for f in self._deciding if f.values == "integers" and not f.bits), default=0.0)
-        bits = next((bits for bits in DEPTHS if top < 2**bits), DEPTHS[-1]) if top > 0 else 16
-        return Scale(bits, 1 if self._top_float <= 1 + _OVERSHOOT else 255)
-
-    @cached_property
-    def _deciding(self) -> list[FileFacts]:
-        """What decides how a folder is scaled: the images of its classes; where there are none, all images."""
-        files = [
-            file for part in self.tree.parts.values() for file in (part.class_files() if self.is_data_set else part.files())
-        ]
-        return [self.facts[file.name] for file in files]
-
-    @cached_property
-    def scaled_from(self) -> dict[str, str]:
-        """Kind of values of more than 8 bits -> the range that its images are scaled from, as far as the folder decides it."""
-        kinds = {facts.values for facts in self._deciding if not facts.bits}
-        ranges = {
-            "grey values": ("integers", 2**self.scale.bits - 1),
-            "floating-point values": ("floats", self.scale.float_top),
-        }
-        return {name: f"0..{top}" for name, (kind, top) in ranges.items() if kind in kinds}
+    def scaling(self) -> FolderScaling:
+        """How the images are scaled; those of the classes decide, where there are none, all."""
+        parts = self.tree.parts.values()
+        files = [file for part in parts for file in (part.class_files() if self.is_data_set else part.files())]
+        return FolderScaling([self.facts[file.name] for file in files])
 
     def scale_of(self, name: str) -> Scale:
-        """How one image is scaled: by the bits that it declares, else as the folder."""
-        bits = self.facts[name].bits
-        return Scale(bits, self.scale.float_top) if bits else self.scale
+        """How an image is scaled."""
+        return self.scaling.of(self.facts[name])
 
     def rule(self, name: str) -> str:
-        """The name of an image's scaling, where it is none of the first version's; it is a part of the folder's identity."""
-        facts = self.facts[name]
-        if facts.values == "integers" and self.scale_of(name).bits != 16:
-            return f"integers of {self.scale_of(name).bits} bits"
-        return "floats to 255" if facts.values == "floats" and self.scale.float_top != 1 else ""
+        """The name of an image's scaling, see :meth:`FolderScaling.rule`."""
+        return self.scaling.rule(self.facts[name])
 
     def fault(self, name: str) -> str:
         """Why an image cannot be taken, as far as that is known before it is decoded; else nothing."""
-        facts = self.facts[name]
-        low, high, top = facts.low, facts.high, self.scale.float_top
-        if facts.broken:
-            return facts.broken
-        if facts.values == "integers" and low < 0:
-            return f"negative values, {low:.0f} to {high:.0f}: shift them to 0 and above"
-        if facts.values == "floats":
-            if not np.isfinite(high):
-                return "floating-point values that are not finite"
-            too_small = top == 255 and 1 + _OVERSHOOT < high < _LEAST_OF_255 and self._top_float < _LEAST_OF_255
-            if too_small or not (-_OVERSHOOT * top <= low and high <= (1 + _OVERSHOOT) * top):
-                return f"floating-point values from {low:.4g} to {high:.4g}: scale them to 0..1 or 0..255"
-        if facts.values == "colours" and self._top_colour < _LEAST_COLOUR:
-            return "colours of 16 bits that use 12 or fewer: scale them to all 16, or to 8"
-        return ""
-
-    @cached_property
-    def _top_float(self) -> float:
-        return max((f.high for f in self._deciding if f.values == "floats" and np.isfinite(f.high)), default=0.0)
-
-    @cached_property
-    def _top_colour(self) -> float:
-        return max((f.high for f in self._deciding if f.values == "colours"), default=255.0)
-
-    @cached_property
-    def dark(self) -> dict[str, list[str]]:
-        """Images that become much darker than they may be meant: why -> their names."""
-        found: dict[str, list[str]] = {}
-        for name, facts in self.facts.items():
-            if facts.values == "floats" and self.scale.float_top == 255 and 0 < facts.high <= 1 + _OVERSHOOT:
-                found.setdefault("their floating-point values end at 1, others of the folder at 255", []).append(name)
-            if facts.values == "colours" and _LEAST_COLOUR <= self._top_colour < _DARK_COLOUR:
-                found.setdefault("no colour of 16 bits is larger than half: they may use fewer bits", []).append(name)
-        return found
+        return self.facts[name].broken or self.scaling.fault(self.facts[name])
 
     @cached_property
     def passed_over(self) -> Counter[tuple[str, str]]:
