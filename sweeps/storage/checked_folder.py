@@ -4,8 +4,8 @@ A checksum is recorded before its file gets its name, beside that of the file wh
 leaves a file that fits one of its recorded checksums. A file without a recorded checksum (an earlier version of this program
 wrote none) is not damaged: :meth:`CheckedFolder.record` adds one after the file was read.
 
-Behind a URL the lock holds on one machine alone, so that another machine may write a file, or ``checksums.json``, meanwhile.
-A file that does not fit its checksum there is no damage if it can be read as a file of its kind: its checksum is recorded anew.
+Behind a URL the lock holds on one machine alone. If two machines write the same file at once, its checksum may be the other
+one's: it then counts as damaged, and is made again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from core.atomic_files import as_os_errors, atomic_write, parse_arrays, read_file
 from core.locks import file_lock
 from core.paths import ensure_dir, is_remote, sync_folder
-from sweeps.storage.parsers import PARSERS
 
 T = TypeVar("T")
 
@@ -71,11 +70,11 @@ class CheckedFolder:
         """The names of the files whose checksums are recorded, present or not."""
         return sorted(self._checksums())
 
-    def record(self, name: str, *, anew: bool = False) -> None:
-        """Record the checksum of a file that could be read and has none, or (``anew``) another one."""
+    def record(self, name: str) -> None:
+        """Record the checksum of a file that could be read and has none."""
         with file_lock(self.path / _LOCK):
             known = self._checksums_to_change()
-            if (anew or name not in known) and (content := read_file(self.path / name)) is not None:
+            if name not in known and (content := read_file(self.path / name)) is not None:
                 self._save(known | {name: [hashlib.sha256(content).hexdigest()]})
 
     def forget(self, name: str) -> None:
@@ -132,20 +131,14 @@ class CheckedFolder:
         """Return the bytes of a file; None if there is no such file.
 
         Raises:
-            DamagedFileError: if they are not those that were written; behind a URL, if they are no file of their kind.
+            DamagedFileError: if they are not those that were written.
         """
-        content = None
         for again in (False, True):  # another process may have replaced the file after its checksum was read
             content = _read(self.path / name)
             accepted = self._checksums(again=again).get(name, [])
             if content is None or not accepted or hashlib.sha256(content).hexdigest() in accepted:
                 return content
-        if content is None or not is_remote(self.path):
-            raise DamagedFileError(self.path / name, _CHANGED)
-        self._parse(name, content, PARSERS.get(PurePosixPath(name).suffix, len))
-        with suppress(OSError):  # a store that cannot be written to
-            self.record(name, anew=True)
-        return content
+        raise DamagedFileError(self.path / name, _CHANGED)
 
     def load(self, name: str, parse: Callable[[bytes], T]) -> T | None:
         """Return what a file says; None if there is no such file.
@@ -154,11 +147,8 @@ class CheckedFolder:
             DamagedFileError: if it is not what was written, or ``parse`` cannot read it.
         """
         content = self.read(name)
-        return None if content is None else self._parse(name, content, parse)
-
-    def _parse(self, name: str, content: bytes, parse: Callable[[bytes], T]) -> T:
         try:
-            return parse(content)
+            return None if content is None else parse(content)
         except (MemoryError, ImportError):
             raise  # say nothing about the file
         except Exception as error:  # each library has errors of its own: OSError, SyntaxError, SafetensorError, ...

@@ -86,6 +86,9 @@ def test_a_trial_that_died_goes_on_from_its_last_epoch(tmp_path: Path, images: I
     assert_same_encoder(arm(plan, "n"), tmp_path / "whole", tmp_path / "torn")
     metrics = [record_of(TrialStore(tmp_path / name), arm(plan, "n")).metrics for name in ("whole", "torn")]
     assert metrics[0] == metrics[1]
+    probes = [TrialStore(tmp_path / name).folder(arm(plan, "n").untrained_key or "") for name in ("whole", "torn")]
+    one, other = ({path.name: path.read_bytes() for path in folder.glob("*.json")} for folder in probes)
+    assert len(one) == 2 and one == other, "what several nodes may write at once has the same bytes"
 
 
 def assert_same_encoder(trial: Trial, one: Path, other: Path) -> None:

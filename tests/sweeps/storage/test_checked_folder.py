@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -204,24 +203,10 @@ def test_behind_a_url_files_have_checksums_too() -> None:
     CheckedFolder(url).write_bytes("details/a.npz", b"two")
     assert CheckedFolder(url).read("details/a.npz") == b"two" and CheckedFolder(url).read("b") is None
     (url / "details" / "a.npz").write_bytes(b"2wo")
-    with pytest.raises(DamagedFileError, match="cannot be read"):
+    with pytest.raises(DamagedFileError, match="not what was written"):
         CheckedFolder(url).read("details/a.npz")
     assert CheckedFolder(url).set_aside("details/a.npz").read_bytes() == b"2wo"
     assert CheckedFolder(url).read("details/a.npz") is None
-
-
-def test_behind_a_url_a_whole_file_of_another_machine_is_taken_and_recorded() -> None:
-    """Two machines write the same results, and the checksums of one replace those of the other."""
-    url = _url()
-    CheckedFolder(url).write_json("evaluation.json", {"value": 0.5, "time": 1})
-    (url / "evaluation.json").write_text('{"value": 0.5, "time": 2}')
-    folder = CheckedFolder(url)
-    assert folder.load("evaluation.json", json.loads) == {"value": 0.5, "time": 2}
-    content = folder.read("evaluation.json") or b""
-    assert CheckedFolder(url).digest("evaluation.json") == hashlib.sha256(content).hexdigest()
-    (url / "evaluation.json").write_text('{"value": 0.5, "tim')
-    with pytest.raises(DamagedFileError, match="cannot be read"):
-        CheckedFolder(url).read("evaluation.json")
 
 
 def _url() -> Any:
