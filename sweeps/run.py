@@ -73,7 +73,7 @@ def _check(command: CommandLine, console: Console) -> int:
 def _run_sweep(command: CommandLine, console: Console) -> int:
     from sweeps.dry_run import show_plan
     from sweeps.execution import private_folder
-    from sweeps.execution.machine import writable_caches
+    from sweeps.execution.machine import usable_home
     from sweeps.execution.runner import SweepRunner
     from sweeps.finish import conclude
     from sweeps.reporting.html_report import ReportPreloader
@@ -99,7 +99,7 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
         config.tracking_uri, plan, store, command_line(), lambda line: console.print(line, highlight=False, soft_wrap=True)
     )
     runner = SweepRunner(config.execution, config.snapshot, [tracker, ReportPreloader()], console)
-    with writable_caches():
+    with usable_home():
         try:
             if config.grid.search is not None:
                 plan, search_result = search.run(config, runner, console)

@@ -35,21 +35,18 @@ def is_submitted() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def ensure_home() -> None:
-    """Set ``HOME`` to ``/`` for a user without a home, as containers do: without one Ray Tune cannot be imported."""
+@contextmanager
+def usable_home() -> Iterator[None]:
+    """Within the block libraries find a home folder, and matplotlib a place for its caches, here and in the workers.
+
+    For a user without a home, as containers have them, ``HOME`` becomes ``/``: without one neither Ray Tune nor MLflow can be
+    imported. Where the home cannot be written to, matplotlib gets a scratch folder; else it prints warnings.
+    """
     try:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = "/"
-
-
-@contextmanager
-def writable_caches() -> Iterator[None]:
-    """Let matplotlib keep its caches in a scratch folder for the length of the block if the home cannot be written to.
-
-    Without one it prints warnings, here and in the workers, which take the variable over.
-    """
-    if os.environ.get("MPLCONFIGDIR") or _home_is_writable():
+    if os.environ.get("MPLCONFIGDIR") or os.access(Path.home(), os.W_OK):
         yield
         return
     with ExitStack() as stack:
@@ -59,13 +56,6 @@ def writable_caches() -> Iterator[None]:
             os.environ["MPLCONFIGDIR"] = str(stack.enter_context(marked_folder(parent, _CACHES)))
             stack.callback(os.environ.pop, "MPLCONFIGDIR")
         yield
-
-
-def _home_is_writable() -> bool:
-    try:
-        return os.access(Path.home(), os.W_OK)
-    except RuntimeError:
-        return False
 
 
 def gpus_of_this_machine() -> int:

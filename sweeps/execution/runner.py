@@ -16,7 +16,7 @@ from core.paths import ensure_dir
 from sweeps import process
 from sweeps.execution import cost
 from sweeps.execution.callbacks import SweepCallback
-from sweeps.execution.machine import ensure_home, name_of_address
+from sweeps.execution.machine import name_of_address
 from sweeps.execution.options import ExecutionOptions, Rungs
 from sweeps.execution.private_folder import private_folder
 from sweeps.execution.progress import Progress
@@ -182,7 +182,6 @@ class SweepRunner:
         """Load the images, check the cluster's nodes, and connect to Ray; later calls do nothing."""
         if self._images is not None:
             return
-        ensure_home()
         from sweeps.execution import cluster
 
         options = self._options
