@@ -129,7 +129,8 @@ def marked_folder(parent: Path, prefix: str) -> Iterator[Path]:
             yield folder
     finally:
         if not (folder / _KEPT).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                _remove(folder)
 
 
 def keep(folder: Path) -> None:
@@ -142,7 +143,19 @@ def remove_marked(parent: Path, prefix: str) -> None:
     for left in parent.glob(f"{prefix}*"):
         with suppress(OSError), held(left / _MARK) as (file, _):
             if os.pread(file, len(_MAGIC) + 1, 0) == _MAGIC:
-                shutil.rmtree(left)
+                _remove(left)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a marked folder as far as that is possible; the mark goes last, for a later command to remove the rest."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != _MARK:
+            with suppress(OSError):
+                path.unlink()
+    if {path.name for path in folder.iterdir()} <= {_MARK}:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_abandoned(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,21 @@ def test_a_scratch_folder_vanishes_with_its_block_or_after_its_process(tmp_path:
         remove_scratch(tmp_path, "tune")
         assert list(tmp_path.iterdir()) == [alive]
     assert not alive.exists()
+
+
+def test_what_could_not_be_removed_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: bool) -> None:
+        """A disk that became read-only while the folder was removed."""
+        for file in Path(path).glob(".*"):
+            os.unlink(file)
+
+    with scratch_folder(tmp_path, "tune") as folder:
+        (folder / "state").mkdir()
+        monkeypatch.setattr(shutil, "rmtree", refuse)
+    assert folder.exists()
+    monkeypatch.undo()
+    remove_scratch(tmp_path, "tune")
+    assert not folder.exists()
 
 
 def test_a_scratch_folder_is_its_process_own_though_another_looks_at_it_when_it_is_made(
