@@ -44,7 +44,7 @@ def test_what_could_not_be_removed_is_removed_later(tmp_path: Path, monkeypatch:
     def refuse(path: Path, **_: bool) -> None:
         """A disk that became read-only while the folder was removed."""
         for file in Path(path).glob(".*"):
-            os.unlink(file)
+            file.unlink()
 
     with scratch_folder(tmp_path, "tune") as folder:
         (folder / "state").mkdir()
