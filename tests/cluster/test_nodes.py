@@ -45,6 +45,12 @@ def here(command: list[str], storage: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def base_of(storage: Path) -> str:
+    """The key of base's trial."""
+    (path,) = storage.glob("sweeps/*/sweep.json")
+    return next(key for key, (arm, *_) in json.loads(path.read_text())["trials"].items() if arm == "base")
+
+
 def tables(storage: Path) -> list[Any]:
     """What a sweep leaves for comparison, without what a clock measured."""
     (folder,) = (storage / "sweeps").iterdir()
@@ -82,17 +88,21 @@ def test_what_fits_no_node_is_refused_and_a_job_uses_nodes_that_come_late_and_ou
 ) -> None:
     command = arguments(tmp_path, images)
     here(command, tmp_path / "undisturbed")
-    audit, storage = Audit(tmp_path / "audit.jsonl"), tmp_path / "results"
-    with Nodes(tmp_path, environment=audit.environment) as cluster:
+    audit, storage, gate = Audit(tmp_path / "audit.jsonl"), tmp_path / "results", tmp_path / "gate"
+    gate.mkdir()
+    # The first node waits in its first trial until the others have work.
+    point = {"CHAOS_POINT": f"epoch {base_of(tmp_path / 'undisturbed')} 2", "CHAOS_GATE": str(gate)}
+    with Nodes(tmp_path, environment=audit.environment | point) as cluster:
         nodes = [cluster.add()]
         done = cluster.run(*arguments(tmp_path, images, threads=2), "--storage", storage)
         assert done.returncode == 2 and "a trial takes 2 CPU, which no node of the cluster has" in done.stderr, done.stderr
         assert not storage.exists() or not list(storage.iterdir())
 
         cluster.submit(*arguments(tmp_path, images), "--storage", storage, job="sweep")
-        wait_for(audit.epochs)
+        wait_for((gate / "reached").exists)
         nodes += [cluster.add(), cluster.add()]
         victim = wait_for(lambda: next((n for n in nodes[1:] if any(e["epoch"] >= 3 for e in audit.of(n))), None))
+        (gate / "go").touch()
         cut = audit.of(victim)[-1]
         cluster.kill(victim)
         state, said = cluster.end_of("sweep"), cluster.logs("sweep")
