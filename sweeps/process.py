@@ -62,7 +62,7 @@ def exit_on_signals() -> None:
 def interrupt_on_signals() -> None:
     """Make the first of the signals raise KeyboardInterrupt, and a second one end the process.
 
-    Only those that :func:`exit_on_signals` took over; call it again after ``ray.init``, which sets a handler of its own.
+    Only those that :func:`exit_on_signals` took over.
     """
     for number in _INTERRUPTER.signals:
         signal.signal(number, _INTERRUPTER)
@@ -94,22 +94,29 @@ def _interruption(number: int) -> tuple[ExitCode, str]:
 
 
 @contextmanager
-def defer_signals() -> Iterator[None]:
+def defer_signals() -> Iterator[Callable[[], None]]:
     """Delay the signals until the block ends; for calls that fork and run Python code in the child, such as starting Ray.
 
     During such a call Python discards a KeyboardInterrupt that is raised in a callback after the fork. Logging's lock then
     stays held by the main thread, and the first other thread that logs waits for ever.
+
+    Yields:
+        A function to call in the block after something else has taken the signals over.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     came: list[int] = []
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     deferred = [number for number, handler in before.items() if callable(handler)]
-    for number in deferred:
-        signal.signal(number, lambda given, _: came.append(given))
+
+    def defer() -> None:
+        for number in deferred:
+            signal.signal(number, lambda given, _: came.append(given))
+
+    defer()
     try:
-        yield
+        yield defer
     finally:
         for number in deferred:
             signal.signal(number, before[number])

@@ -53,10 +53,10 @@ def running_here(folder: Path) -> Iterator[None]:
     failed = f"Ray does not start on this machine, see its logs in {logs}"
     token = private_folder.make_token(folder)
     with ray_private.local_environment(token), ray_private.without_raylets_last_lines():
-        with process.defer_signals(), watch.limit(_START_SECONDS, f"{failed} (no end in {_START_SECONDS:.0f} s)"):
+        with watch.limit(_START_SECONDS, f"{failed} (no end in {_START_SECONDS:.0f} s)"):
             try:
                 with watch.silenced():
-                    ray.init(
+                    _init_ray(
                         address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR",
                         _temp_dir=str(private_folder.ray_folder(folder)),
                     )  # fmt: skip
@@ -134,8 +134,16 @@ def _init(address: str) -> None:
         _import_all_code()
         os.chdir("/")
     environment = None if is_submitted() else {"py_modules": [str(root / name) for name in _CODE]}
-    ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
-    process.interrupt_on_signals()  # ray.init has set a handler of its own
+    _init_ray(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
+
+
+def _init_ray(**options: Any) -> None:
+    try:
+        with process.defer_signals() as defer_again, ray_private.without_signal_handlers(defer_again):
+            ray.init(**options)
+    except BaseException:  # it did not start, or a signal came meanwhile
+        ray.shutdown()
+        raise
 
 
 def _on_one_line(error: Exception) -> str:

@@ -5,11 +5,12 @@ Ray may change these without notice; ``tests/sweeps/execution/test_ray_private.p
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
@@ -64,6 +65,34 @@ def local_environment(token_file: Path) -> Iterator[None]:
                 os.environ[name] = variables[name]
             else:
                 os.environ.pop(name, None)
+
+
+@contextmanager
+def without_signal_handlers(restore: Callable[[], None]) -> Iterator[None]:
+    """Within the block, in which Ray is started, a SIGTERM does not end the process in the middle of something.
+
+    Ray's Python code has a handler that ends it with exit code 15, and its C++ code one that ends it by SIGABRT.
+
+    Args:
+        restore: sets this process's own handlers again, after C++ has set its.
+
+    Replaces ``ray._private.utils.set_sigterm_handler`` and ``ray._raylet.CoreWorker``.
+    """
+    from ray._private import utils
+
+    _raylet: Any = importlib.import_module("ray._raylet")  # compiled, so mypy does not know what it holds
+    set_handler, make_worker = utils.set_sigterm_handler, _raylet.CoreWorker
+
+    def make(*arguments: Any, **named: Any) -> Any:
+        worker = make_worker(*arguments, **named)
+        restore()
+        return worker
+
+    utils.set_sigterm_handler, _raylet.CoreWorker = (lambda _: None), make
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler, _raylet.CoreWorker = set_handler, make_worker
 
 
 def resolve_address(address: str) -> str:

@@ -33,6 +33,18 @@ def test_the_token_is_offered_by_a_function_that_is_there() -> None:
     assert "warn_if_disabled" in parameters, BROKEN
 
 
+def test_handlers_of_signals_are_set_where_they_are_looked_for() -> None:
+    from ray import _raylet
+    from ray._private import utils, worker
+
+    source = inspect.getsource(worker)
+    assert "ray._private.utils.set_sigterm_handler(" in source and "ray._raylet.CoreWorker(" in source, BROKEN
+    before = utils.set_sigterm_handler, _raylet.CoreWorker
+    with ray_private.without_signal_handlers(lambda: None):
+        assert utils.set_sigterm_handler is not before[0] and _raylet.CoreWorker is not before[1]
+    assert (utils.set_sigterm_handler, _raylet.CoreWorker) == before
+
+
 def test_the_autoscalers_status_is_where_it_is_looked_for() -> None:
     from ray.autoscaler.v2.sdk import get_cluster_status
     from ray.autoscaler.v2.utils import is_autoscaler_v2

@@ -48,12 +48,13 @@ class Command:
         return subprocess.run(line, env=self._environment, cwd=self._folder, capture_output=True, text=True, timeout=300)
 
     @contextmanager
-    def running(self) -> Iterator[subprocess.Popen[str]]:
-        """The command, from its first checkpoint on."""
+    def running(self, begun: Callable[[], Any] | None = None) -> Iterator[subprocess.Popen[str]]:
+        """The command, from its first checkpoint on, or from something else."""
+        begun = begun or (lambda: list(self.storage.glob("trials/*/checkpoint.pt")))
         with subprocess.Popen(self._line, env=self._environment, cwd=self._folder, stdout=subprocess.PIPE, text=True,
                               stderr=subprocess.PIPE) as process:  # fmt: skip
             try:
-                wait_for(lambda: list(self.storage.glob("trials/*/checkpoint.pt")) or process.poll() is not None)
+                wait_for(lambda: begun() or process.poll() is not None)
                 yield process
             finally:
                 process.kill()
@@ -147,6 +148,24 @@ def test_a_command_whose_ray_died_ends_with_one_line_and_continues(
     )
     assert "state-dump" not in out and "Raylet is terminated" not in out
     wait_for(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in family))
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        pytest.param("vr-*/r/session_*", marks=pytest.mark.nightly),
+        pytest.param("vr-*/r/session_*/sockets/raylet*", marks=pytest.mark.slow),
+    ],
+)
+def test_sigterm_while_ray_starts_ends_a_command_as_ever(begun: str, tmp_path: Path, temporary: Path) -> None:
+    command = Command(tmp_path, RAY_TMPDIR=str(temporary))
+    with command.running(lambda: list(temporary.glob(begun))) as process:
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        _, err = process.communicate(timeout=250)
+    assert process.returncode == 143 and "interrupted by SIGTERM; continue with: " in err, err
+    wait_for(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in family))
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.slow
