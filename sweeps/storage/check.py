@@ -14,7 +14,8 @@ from core.paths import is_remote
 from sweeps.storage.checked_folder import ASIDE, CHECKSUMS, CheckedFolder, DamagedFileError
 from sweeps.storage.location import check_folder
 from sweeps.storage.parsers import PARSERS
-from sweeps.storage.trial_state import LASTING, TrialState, parse_mapping
+from sweeps.storage.records import TrialStatus
+from sweeps.storage.trial_state import TrialState, parse_mapping
 from sweeps.storage.trial_store import OTHER_PARENT, TrialStore
 
 Say = Callable[[str], None]
@@ -37,6 +38,7 @@ class _Found:
     recorded: int = 0
     damaged: int = 0
     missing: int = 0
+    aside: int = 0
     beyond_repair: int = 0
     unchecked: int = 0
     sweeps: set[str] = field(default_factory=set)
@@ -71,6 +73,10 @@ def check_storage(storage: Path, say: Say) -> bool:
     if not keys and not sweeps:
         raise InputError(f"--storage {storage}: no trials and no sweeps there")
     members = _members(sweeps)
+    for key in sorted(members.keys() - set(keys)):
+        found.missing += 1
+        found.sweeps |= members[key]
+        say(f"missing: {store.folder(key)}: a finished trial of {', '.join(sorted(members[key]))}, and gone")
     for key in keys:
         if _check_trial(store, key, found, say):
             found.sweeps |= members.get(key, set())
@@ -84,13 +90,15 @@ def check_storage(storage: Path, say: Say) -> bool:
     if again := [f"{number} {what}" for what, number in (("damaged", found.damaged), ("missing", found.missing)) if number]:
         of = f" (of {', '.join(sorted(found.sweeps))})" if found.sweeps else ""
         say(f"{' and '.join(again)}: the commands of their sweeps{of}, run again, make them again")
+    if found.aside:
+        say(f"{found.aside} damaged files were moved aside earlier and are not made again, because no command needed them yet")
     if found.intact:
-        say("everything is as it was written")
+        say("everything that is there is as it was written" if found.aside else "everything is as it was written")
     return found.intact
 
 
 def _members(sweeps: list[Path]) -> dict[str, set[str]]:
-    """Trial key -> the sweeps that contain it, by their ``sweep.json``."""
+    """Key of a finished trial -> the sweeps that contain it, by their ``sweep.json``."""
     members: dict[str, set[str]] = {}
     for folder in sweeps:
         with suppress(DamagedFileError):
@@ -100,11 +108,11 @@ def _members(sweeps: list[Path]) -> dict[str, set[str]]:
 
 
 def _parse_members(content: bytes) -> list[str]:
-    """Return the keys of a sweep's trials. Raises ValueError if it is no ``sweep.json``."""
+    """Return the keys of a sweep's finished trials. Raises ValueError if it is no ``sweep.json``."""
     trials = parse_mapping(content).get("trials", {})
     if not isinstance(trials, dict):
         raise ValueError("no trials of a sweep")  # noqa: TRY004 (the content is wrong, not an argument)
-    return list(trials)
+    return [key for key, about in trials.items() if isinstance(about, list) and TrialStatus.DONE in about[1:2]]
 
 
 def _check_trial(store: TrialStore, key: str, found: _Found, say: Say) -> bool:
@@ -115,7 +123,13 @@ def _check_trial(store: TrialStore, key: str, found: _Found, say: Say) -> bool:
     found.files += len(names)
     found.size += sum(_size(state.files.path / name) for name in names)
     parent = (state.config or {}).get("parent")
-    if not damage and not state.missing() and not store.trained_with_another_parent(parent, state):
+    found.aside += len(state.not_made_again())
+    if (
+        not damage
+        and not state.missing()
+        and not state.lacks_checksums
+        and not store.trained_with_another_parent(parent, state)
+    ):
         found.recorded += _record(state)
         return False
     with ExitStack() as held:
@@ -129,9 +143,8 @@ def _check_trial(store: TrialStore, key: str, found: _Found, say: Say) -> bool:
             _aside(state.files, name, reason, found, say)
         for name in state.missing():
             _missing(state.files, name, found, say)
-            if name not in LASTING:  # whether a command needs it again is told by the results
-                with suppress(OSError):
-                    state.files.forget(name)
+        if state.lacks_checksums:
+            _missing(state.files, CHECKSUMS, found, say)
         found.recorded += _record(state)
     return True
 

@@ -7,8 +7,9 @@ from contextlib import suppress
 
 from core.paths import is_remote
 from sweeps.planning.trial import Trial
+from sweeps.storage.checked_folder import CHECKSUMS
 from sweeps.storage.records import TrialRecord, TrialStatus
-from sweeps.storage.trial_state import TrialState
+from sweeps.storage.trial_state import LASTING, TrialState
 from sweeps.storage.trial_store import OTHER_PARENT, TrialStore
 
 
@@ -44,8 +45,13 @@ class StoreSnapshot:
         for trial in trials:
             state = self.state(trial.key)
             state.verify()
+            missing = [*state.missing(), *([CHECKSUMS] if state.lacks_checksums else [])]
+            self._noted += [f"missing: {state.files.path / name}: it was written, and is gone" for name in missing]
             with suppress(OSError):  # a storage that cannot be written to
                 state.record_missing()
+                for name in missing:
+                    if name not in LASTING:  # what is made again may get another name, or is not needed any more
+                        state.files.forget(name)
 
     def note_damage(self, found: str) -> None:
         """Keep what was found of a file that belongs to no trial, for :meth:`new_damage`."""

@@ -160,6 +160,16 @@ class TrialState:
         return [name for name in self.files.names if name not in there and not self.files.is_aside(name)]
 
     @property
+    def lacks_checksums(self) -> bool:
+        """Whether ``checksums.json`` is gone: a version that writes it trained this trial."""
+        return CHECKSUMS not in self._names and self.training is not None and self.training.weights is not None
+
+    def not_made_again(self) -> list[str]:
+        """Return the names of the files that were set aside because they were damaged, and have not been made again."""
+        there = {*self._names, *self._products}
+        return [name for name in self.files.names if name not in there and self.files.is_aside(name)]
+
+    @property
     def stored_names(self) -> list[str]:
         """Names of all files that have checksums or may get them."""
         texts = [name for name in self._names if name.endswith(".json") and name != CHECKSUMS]

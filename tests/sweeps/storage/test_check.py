@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def plan(tmp_path: Path) -> Plan:
     for trial in plan.trials.values():
         store.save_config(trial)
         finish(store, trial)
-    _sweep(tmp_path).write_json("sweep.json", {"trials": dict.fromkeys(plan.trials)})
+    _sweep(tmp_path).write_json("sweep.json", {"trials": {key: ["an arm", "done", None] for key in plan.trials}})
     return plan
 
 
@@ -88,8 +89,13 @@ def test_a_file_that_is_gone_is_said_and_opens_its_trial(plan: Plan, tmp_path: P
     (path,) = store.folder(trial.key).glob(f"{name}*")
     path.unlink()
     intact, said = _check(tmp_path)
-    assert not intact and f"missing: {path}" in said and "1 missing: the commands of their sweeps (of tiny-1)" in said
+    for _ in range(2):
+        assert not intact and f"missing: {path}" in said and "1 missing: the commands of their sweeps (of tiny-1)" in said
+        intact, said = _check(tmp_path)
     assert not is_done(store, trial), "the next command makes it again"
+    snapshot = StoreSnapshot(store)
+    snapshot.verify([trial])
+    assert snapshot.new_damage() == [f"missing: {path}: it was written, and is gone"]
     store.save_config(trial)
     finish(store, trial)
     assert _check(tmp_path)[0]
@@ -107,11 +113,37 @@ def test_what_this_program_removed_itself_is_not_missing(plan: Plan, tmp_path: P
     assert _check(tmp_path)[0]
 
 
-def test_a_file_that_no_command_may_need_again_is_said_once(plan: Plan, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_and_not_needed_is_said_until_a_command_of_the_sweep_has_said_so(
+    plan: Plan, tmp_path: Path
+) -> None:  # fmt: skip
     files = TrialStore(tmp_path).files(arm(plan, "base").key)
     files.write_bytes("figures/of-an-earlier-version.png", b"x")
     (files.path / "figures" / "of-an-earlier-version.png").unlink()
-    assert not _check(tmp_path)[0] and _check(tmp_path)[0]
+    assert not _check(tmp_path)[0] and not _check(tmp_path)[0]
+    snapshot = StoreSnapshot(TrialStore(tmp_path))
+    snapshot.verify(plan.trials.values())
+    assert len(snapshot.new_damage()) == 1 and _check(tmp_path)[0]
+
+
+def test_a_whole_trial_and_lost_checksums_are_missed(plan: Plan, tmp_path: Path) -> None:
+    store, key, other = TrialStore(tmp_path), arm(plan, "base").key, arm(plan, "z").key
+    files = store.files(key)
+    training = json.loads(files.read("trained.json") or b"") | {"weights": files.digest("encoder.safetensors")}
+    files.write_json("trained.json", training)
+    (files.path / CHECKSUMS).unlink()
+    shutil.rmtree(store.folder(other))
+    intact, said = _check(tmp_path)
+    assert not intact and f"missing: {files.path / CHECKSUMS}" in said
+    assert f"missing: {store.folder(other)}: a finished trial of tiny-1, and gone" in said
+
+
+def test_what_was_set_aside_and_not_made_again_is_counted(plan: Plan, tmp_path: Path) -> None:
+    path = TrialStore(tmp_path).folder(arm(plan, "base").key) / "encoder.safetensors"
+    path.write_bytes(b"damaged")
+    assert not _check(tmp_path)[0]
+    intact, said = _check(tmp_path)
+    assert intact and "1 damaged files were moved aside earlier and are not made again" in said
+    assert "everything that is there is as it was written" in said
 
 
 def test_files_of_a_sweep_are_read_and_recorded_and_missed(plan: Plan, tmp_path: Path) -> None:
