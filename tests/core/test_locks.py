@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from upath import UPath
 
 from core.errors import InputError
 from core.locks import file_lock, remove_abandoned, remove_scratch, scratch_folder, user_folder
@@ -131,6 +132,16 @@ def test_a_trap_in_the_folder_of_temporary_files_is_named(trap: str, temporary: 
         temporary.rename(temporary.with_name(f"vicreg-sweeps-{user + 1}"))
     with pytest.raises(InputError, match="TMPDIR"):
         user_folder()
+
+
+def test_what_belongs_to_a_url_is_in_the_users_folder_or_nowhere(temporary: Path) -> None:
+    url: Any = UPath("memory://results")
+    with file_lock(url / "lock"), scratch_folder(url, "tune") as folder:
+        assert folder.parent == temporary and len(list(temporary.glob("*.lock"))) == 1
+    temporary.chmod(0o777)
+    for open_to_all in (file_lock(url / "lock"), scratch_folder(url, "tune")):
+        with pytest.raises(InputError, match="TMPDIR"), open_to_all:
+            pass
 
 
 def test_a_lock_of_a_process_that_died_is_free_at_once(tmp_path: Path) -> None:
