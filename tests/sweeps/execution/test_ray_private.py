@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,3 +73,41 @@ def test_a_worker_killed_for_memory_counts_as_one_that_died(monkeypatch: pytest.
         RayActorManager._actor_task_failed(None, tracked_actor_task=None, exception=ValueError("another"))
     assert isinstance(seen[0], ray.exceptions.RayActorError) and "killed for memory by Ray's monitor" in str(seen[0])
     assert isinstance(seen[1], ValueError) and RayActorManager._actor_task_failed is original
+
+
+def test_a_ray_of_this_machine_alone_has_settings_of_its_own_which_are_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import ray_constants
+
+    clusters = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)  # as on Linux
+    for users in ({}, {"RAY_AUTH_TOKEN_PATH": "mine", "RAY_USAGE_STATS_ENABLED": "1"}, {"RAY_AUTH_TOKEN": "my own"}):
+        monkeypatch.setattr(os, "environ", dict(users))
+        with ray_private.local_environment(Path("/private/token")):
+            assert not ray_constants.ENABLE_RAY_CLUSTER and os.environ.pop(clusters) == "0", "else it listens everywhere"
+            expected = {"RAY_USAGE_STATS_ENABLED": "0"}
+            if "RAY_AUTH_TOKEN" not in users:
+                expected["RAY_AUTH_TOKEN_PATH"] = "/private/token"  # else Ray writes ~/.ray/auth_token, for all to read
+            assert os.environ == {**expected, **users}, "the user's settings stay"
+        assert ray_constants.ENABLE_RAY_CLUSTER and os.environ == users, "with --address they must not be set"
+
+
+def test_tune_copies_no_keys_of_aws_into_what_ray_logs() -> None:
+    from ray.tune.execution import class_cache
+
+    before = class_cache.ENV_VARS_TO_PROPAGATE
+    assert {"AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN"} & set(before), BROKEN
+    with ray_private.without_aws_variables():
+        assert not [name for name in class_cache.ENV_VARS_TO_PROPAGATE if "AWS" in name]
+    assert class_cache.ENV_VARS_TO_PROPAGATE is before
+
+
+def test_the_last_lines_of_a_dead_raylet_are_not_shown_and_all_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import worker
+
+    shown: list[list[str]] = []
+    monkeypatch.setattr(worker, "print_to_stdstream", lambda data, *_, **__: shown.append(data["lines"]))
+    before = worker.print_to_stdstream
+    with ray_private.without_raylets_last_lines():
+        for lines in (["Raylet is terminated. Termination is unexpected.", "..."], ["of a worker"]):
+            worker.print_to_stdstream({"lines": lines}, ignore_prefix=False)
+    assert shown == [["of a worker"]] and worker.print_to_stdstream is before
