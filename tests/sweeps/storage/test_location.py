@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,10 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path
     check_folder("--storage", tmp_path, write=False)
     with pytest.raises(InputError, match=r"--storage .*sweeps cannot be written \(it belongs to user \d+, with mode 755"):
         check_folder("--storage", tmp_path)
+    read_only = type("Mounted", (), {"f_flag": os.ST_RDONLY})
+    monkeypatch.setattr(os, "statvfs", lambda _: read_only)
+    with pytest.raises(InputError, match=r"--storage .*sweeps cannot be written \(its file system is read-only\)"):
+        check_folder("--storage", tmp_path)
     monkeypatch.setattr(os, "access", may)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is no folder"):
@@ -107,3 +113,17 @@ def test_data_that_may_only_be_read_serve_where_nothing_has_to_be_kept(tmp_path:
 def test_a_folder_in_which_no_file_can_be_made_is_refused_even_to_root() -> None:
     with pytest.raises(InputError, match="--storage /proc/x: /proc cannot be written"):
         check_folder("--storage", Path("/proc/x"))
+
+
+def test_a_full_disk_is_no_reason_against_a_command_that_may_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [errno.ENOSPC, errno.EDQUOT, errno.EROFS]
+
+    def refuse(**_: object) -> None:
+        number = answers.pop(0)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    for _ in range(2):
+        check_folder("--storage", tmp_path)
+    with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\)"):
+        check_folder("--storage", tmp_path)
