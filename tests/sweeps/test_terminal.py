@@ -86,7 +86,7 @@ def test_a_pipe_that_closes_early_is_no_error(flags: list[str], tmp_path: Path) 
 def test_after_the_reader_is_gone_the_command_goes_on(tmp_path: Path) -> None:
     code = SAYS + (
         "terminal.say_when_unread('nobody reads'); sys.stdin.read(1)\n"
-        "for _ in range(3): console.print('x' * 50, highlight=False)\n"
+        "for n in (50, 50, 100_000): console.print('x' * n, highlight=False)\n"
         f"open({str(tmp_path / 'end')!r}, 'w', encoding='utf-8').close(); sys.exit(0 if terminal.is_complete() else 1)"
     )
     exit_code, said = _head("-c", code)
@@ -106,3 +106,12 @@ def test_output_that_is_lost_for_another_reason_is_told() -> None:
 def test_closed_streams_are_no_error() -> None:
     done = subprocess.run(f"{sys.executable} sweeps/run.py --list >&- 2>&-", shell=True, timeout=100, cwd=ROOT)
     assert done.returncode == 0
+
+
+def test_ray_can_be_started_though_stderr_is_closed(tmp_path: Path) -> None:
+    code = "from sweeps import terminal; terminal.prepare_streams(); from sweeps.execution import watch\n" + (
+        "with watch.limit(60, 'too slow'), watch.silenced(): open('begun', 'w', encoding='utf-8').close()"
+    )
+    line = f"{sys.executable} -c '{code.replace(chr(39), chr(34))}' 2>&-"
+    done = subprocess.run(line, shell=True, timeout=100, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0 and (tmp_path / "begun").exists()
