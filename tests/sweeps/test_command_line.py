@@ -114,3 +114,13 @@ def test_workers_elsewhere_get_an_absolute_storage_and_people_see_what_they_type
     monkeypatch.chdir(tmp_path)
     config = check(parse(["--grid", "ablations", "--profile", "digits-m", "--data", str(tmp_path)]))
     assert config.storage == Path("results") and config.execution.storage == tmp_path / "results"
+
+
+def test_a_variable_that_is_not_followed_is_named_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@there")
+    places = ["--storage", str(tmp_path / "results"), "--data", str(tmp_path)]
+    assert main(["--grid", "augmentations", "--dry-run", "--profile", "digits-m", *places]) == 0
+    said = capsys.readouterr().out
+    assert "MLFLOW_TRACKING_URI=http://me:***@there is not followed; give it as --tracking-uri" in said and "secret" not in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -23,6 +24,7 @@ from sweeps.storage.records import TrainingRecord
 from sweeps.storage.trial_state import product_name
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.parent_run import SweepSummary
+from sweeps.tracking.runs import _quiet_mlflow
 from sweeps.tracking.tracker import Tracker
 from sweeps.tracking.uri import check_uri
 from tests.servers import server_of_health
@@ -169,6 +171,13 @@ def test_a_damaged_file_is_not_logged_and_is_no_refusal_of_mlflow(tmp_path: Path
     _, children = runs(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert children["base"].info.status == "FINISHED" and "figures" not in children["base"].data.tags
     assert MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").list_artifacts(children["base"].info.run_id) == []
+
+
+def test_mlflow_sends_no_reports_of_its_use_unless_the_user_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for users in ({}, {"MLFLOW_DISABLE_TELEMETRY": "false"}):
+        monkeypatch.setattr(os, "environ", dict(users))
+        _quiet_mlflow()
+        assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == users.get("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 def test_a_server_is_asked_for_its_health() -> None:
