@@ -76,6 +76,15 @@ def test_a_copy_of_a_storage_writes_only_to_itself(storage: Path, tmp_path: Path
     assert [report for _, report in reports(default_uri(storage)).values()] == ["some"]
 
 
+def test_records_of_others_in_the_same_database_stay(tmp_path: Path, empty_database: Path) -> None:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    client = MlflowClient(default_uri(tmp_path))
+    theirs = client.create_experiment("theirs", artifact_location=(tmp_path / "elsewhere").as_uri())
+    client.create_run(theirs)
+    assert follow_storage(default_uri(tmp_path), tmp_path) is None
+    assert client.get_experiment(theirs).artifact_location == (tmp_path / "elsewhere").as_uri()
+
+
 @pytest.mark.slow
 def test_two_storages_with_one_database_keep_their_artifacts_apart_also_after_one_was_moved(
     tmp_path: Path, empty_database: Path

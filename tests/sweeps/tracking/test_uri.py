@@ -19,7 +19,7 @@ from core.errors import InputError
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking import server_check, uri
 from sweeps.tracking import tracker as tracking
-from sweeps.tracking.database_check import schema_versions
+from sweeps.tracking.database_check import schema_versions, sql_problem
 from sweeps.tracking.parent_run import SweepSummary
 from sweeps.tracking.runs import RunWriter
 from tests.servers import server_of_health
@@ -155,6 +155,12 @@ def test_a_database_that_cannot_be_reached_is_refused(given: str, message: str, 
     with pytest.raises(InputError, match=message) as caught:
         uri.check_uri(given)
     assert "secret" not in str(caught.value)
+
+
+def test_what_the_driver_says_of_a_database_that_cannot_be_opened_is_told_on_one_line(tmp_path: Path) -> None:
+    """Asked of SQLite, whose driver is always there."""
+    problem = sql_problem(f"sqlite:///{tmp_path}/none/x.db")
+    assert problem == "the database cannot be opened (unable to open database file)"
 
 
 def test_a_database_that_another_process_has_locked_is_waited_for(

@@ -16,7 +16,7 @@ from sweeps.planning.trial import Plan
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.parent_run import SweepSummary
 from sweeps.tracking.tracker import Tracker
-from sweeps.tracking.user_texts import NOTE, NOTE_MARK, RUN_NAME, note_tags
+from sweeps.tracking.user_texts import NOTE, NOTE_MARK, RUN_NAME, name_tags, note_tags
 from tests.sweeps.tiny import arm, tiny_plan
 
 ARMS: dict[str, Any] = {"z": {"mu": 0}, "y": {"mu": 1}}
@@ -86,6 +86,16 @@ def test_a_description_from_before_there_was_a_mark() -> None:
     assert len(once[NOTE]) == 8000 and note_tags(once, "x" * 9000) == {} and set(once) == {NOTE, NOTE_MARK}
 
 
+def test_a_name_that_the_user_gave_a_run_stays() -> None:
+    ours = name_tags({}, "z · seed 0")
+    assert ours[RUN_NAME] == "z · seed 0" and name_tags(ours, "z · seed 0") == {}
+    assert name_tags(ours, "z, y · seed 0")[RUN_NAME] == "z, y · seed 0"
+    assert name_tags({**ours, RUN_NAME: "my favourite"}, "z, y · seed 0") == {}
+    before_there_was_a_mark = {RUN_NAME: "z · seed 0", "arm": "z, y"}
+    assert name_tags(before_there_was_a_mark, "z, y · seed 0")[RUN_NAME] == "z, y · seed 0"
+    assert name_tags({**before_there_was_a_mark, RUN_NAME: "my favourite"}, "z, y · seed 0") == {}
+
+
 @pytest.mark.slow
 def test_a_run_that_the_user_renamed_or_tagged_keeps_name_and_tags(sweep: Sweep, tmp_path: Path) -> None:
     arms = {"n": {"pairing": "neighbors", "parent": {"mu": 1}}}
@@ -128,6 +138,19 @@ def test_an_arm_taken_out_of_the_grid_is_a_former_member_until_it_is_back(sweep:
     assert not sweep.command(less, []), "said once"
     sweep.command(whole, ["y"])
     assert sweep.runs("trial")["y · seed 0"].info.run_id == run_id and not sweep.runs("former trial")
+
+
+def test_of_two_runs_of_one_trial_the_older_one_stays(sweep: Sweep, tmp_path: Path) -> None:
+    """As when two machines that share a server write a new sweep at the same instant."""
+    plan = tiny_plan(tmp_path, ARMS)
+    sweep.command(plan, ["base"])
+    (first,) = sweep.runs("trial").values()
+    tags = {name: value for name, value in first.data.tags.items() if name not in ("mlflow.user", "mlflow.source.name")}
+    second = sweep.client.create_run(first.info.experiment_id, first.info.start_time + 1, tags).info.run_id
+    said = sweep.command(plan, ["base"])
+    assert [run.info.run_id for run in sweep.runs("trial").values()] == [first.info.run_id]
+    assert {name: run.info.run_id for name, run in sweep.runs("former trial").items()} == {"base · seed 0 (former)": second}
+    assert any("1 run of" in line and "role = 'former trial'" in line for line in said)
 
 
 @pytest.mark.slow
