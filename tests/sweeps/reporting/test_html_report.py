@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sweeps.reporting import html_report, report_figures, tables
 from sweeps.reporting.arm_figures import Arm
 from sweeps.reporting.report_input import ReportInput
 from sweeps.reporting.report_text import markdown, methods
+from sweeps.storage.checked_folder import CHECKSUMS
 from sweeps.storage.image_sets import Images
 from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.storage.trial_store import TrialStore
@@ -55,6 +57,19 @@ def test_the_page_is_written_again_only_when_it_says_something_else(
     assert write() == first
     run_trial(arm(plan, "z"), images, tmp_path)
     assert write() != first
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with its checksum", "of before there were checksums"])
+def test_a_damaged_page_is_written_again(known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, store, path = tiny_plan(tmp_path, {}), TrialStore(tmp_path), tmp_path / "report.html"
+    monkeypatch.setattr(html_report, "build_content", lambda *_: argparse.Namespace())
+    monkeypatch.setattr(html_report, "render", lambda *_: "the page")
+    sweep = ReportInput(plan, [record_of(store, arm(plan, "base"))], StoreSnapshot(store), "p", "c", None, ())
+    whole = html_report.write_report(path, sweep, tmp_path).read_bytes()
+    if not known:
+        (tmp_path / CHECKSUMS).unlink()
+    path.write_bytes(b"\xff, which is no UTF-8" + whole)
+    assert html_report.write_report(path, sweep, tmp_path).read_bytes() == whole
 
 
 def test_the_latex_table_escapes_what_latex_would_read(tmp_path: Path, images: Images) -> None:

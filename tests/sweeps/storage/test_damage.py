@@ -17,7 +17,7 @@ from rich.console import Console
 from evaluation.baselines import fit
 from sweeps.execution import worker
 from sweeps.execution.figure_tasks import draw_figures
-from sweeps.execution.weights import load_encoder_weights
+from sweeps.execution.weights import load_encoder_weights, save_weights
 from sweeps.execution.worker import run_trial
 from sweeps.planning.trial import Plan, Trial
 from sweeps.run import main
@@ -198,8 +198,6 @@ def test_a_child_of_another_parent_than_the_present_one_is_trained_again(
     store = TrialStore(storage)
     weights, _ = load_encoder_weights(store.files(parent.key))
     assert store.read(child.key).training.parent_encoder == store.files(parent.key).digest("encoder.safetensors")  # type: ignore[union-attr]
-    from sweeps.execution.weights import save_weights
-
     other = {name: tensor + 0.01 if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     save_weights(store.files(parent.key), "encoder.safetensors", other)
     snapshot = StoreSnapshot(store)
@@ -210,6 +208,32 @@ def test_a_child_of_another_parent_than_the_present_one_is_trained_again(
     assert record_of(store, child).training != record_of(TrialStore(whole), child).training
     assert not torch.equal(load_encoder_weights(store.files(child.key))[0]["head.weight"],
                            load_encoder_weights(TrialStore(whole).files(child.key))[0]["head.weight"])  # fmt: skip
+
+
+def test_a_checkpoint_of_another_parent_than_the_present_one_is_not_continued_from(
+    finished: tuple[Plan, Path, Images], tmp_path: Path
+) -> None:  # fmt: skip
+    plan, whole, images = finished
+    storage, child, parent = tmp_path / "s", arm(plan, "n"), arm(plan, "base")
+    shutil.copytree(whole, storage)
+    store = TrialStore(storage)
+    shutil.rmtree(store.folder(child.key))
+    seen: list[float] = []
+
+    def note(record: dict[str, float]) -> None:
+        seen.append(record["epoch"])
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(child, images, storage, on_epoch=note)
+    files = store.files(parent.key)
+    other = {
+        name: tensor + 0.01 if tensor.is_floating_point() else tensor for name, tensor in load_encoder_weights(files)[0].items()
+    }
+    save_weights(files, "encoder.safetensors", other)
+    run_trial(child, images, storage, on_epoch=note)
+    assert seen == [1, 1, 2]
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["undisturbed", "died before the record of the training"])
