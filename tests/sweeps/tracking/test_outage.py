@@ -27,7 +27,8 @@ def test_what_a_server_that_is_away_did_not_hear_is_told_in_order_once_it_is_bac
     said: list[str] = []
     heard: list[int] = []
     with server_of_health() as server:
-        uri, plan, store = f"http://127.0.0.1:{server.server_port}", tiny_plan(tmp_path, {}), TrialStore(tmp_path)
+        uri = f"http://me:top-secret@127.0.0.1:{server.server_port}"
+        plan, store = tiny_plan(tmp_path, {}), TrialStore(tmp_path)
         watcher = tracker.Tracker(uri, plan, store, "", said.append)
 
         def hear(number: int) -> None:
@@ -43,6 +44,7 @@ def test_what_a_server_that_is_away_did_not_hear_is_told_in_order_once_it_is_bac
         watcher.close(SUMMARY)
     assert heard == [0, 1, 2, 3, 4] and watcher.problem is None
     assert "is away" in said[0] and "120 s at most" in said[1] and "back after" in said[2] and len(said) == 3
+    assert "me:***@127.0.0.1" in said[0] and "top-secret" not in "".join(said)
 
 
 @pytest.mark.parametrize("healthy", [True, False])
