@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from upath import UPath
 
 from core.errors import InputError
-from core.locks import file_lock, remove_abandoned, remove_scratch, scratch_folder, user_folder
+from core.locks import file_lock, held, remove_abandoned, remove_scratch, scratch_folder, user_folder
 
 DIES = (
     "import os, signal, sys; from pathlib import Path; from core.locks import scratch_folder\n"
@@ -96,6 +98,8 @@ def test_only_folders_with_our_mark_are_removed(tmp_path: Path) -> None:
     (storage / "vicreg-sweeps-tune-whole").symlink_to(real)
     remove_scratch(storage, "tune")
     assert {path.name for path in storage.iterdir()} == {*names, "vicreg-sweeps-tune-whole"} and mark.exists()
+    with pytest.raises(OSError), held(storage / "vicreg-sweeps-tune-whole" / mark.name):
+        pass
     real.rename(storage / real.name)
     remove_scratch(storage, "tune")
     assert not (storage / real.name).exists(), "a real one is"
@@ -108,6 +112,34 @@ def test_what_another_user_left_is_not_removed(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "geteuid", lambda: user + 1)
     remove_scratch(tmp_path, "tune")
     assert dead.exists()
+
+
+@pytest.mark.parametrize("theirs", [stat.S_ISDIR, stat.S_ISREG], ids=["folder", "mark"])
+def test_what_belongs_to_another_user_in_part_is_not_removed(
+    theirs: Callable[[int], bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False, timeout=60)
+    (dead,) = tmp_path.iterdir()
+    fstat = os.fstat
+
+    def of_another(file: int) -> os.stat_result:
+        found = fstat(file)
+        return os.stat_result((*found[:4], found.st_uid + theirs(found.st_mode), *found[5:10]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", of_another)
+        remove_scratch(tmp_path, "tune")
+        assert dead.exists()
+    remove_scratch(tmp_path, "tune")
+    assert not dead.exists()
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_held(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(PermissionError, match="not ours"), held(tmp_path / "x"):
+        pass
+    remove_abandoned(tmp_path / "x")
+    assert (tmp_path / "x").exists()
 
 
 def test_the_users_folder_is_this_users_alone(temporary: Path) -> None:
