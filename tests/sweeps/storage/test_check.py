@@ -159,6 +159,16 @@ def test_files_of_a_sweep_are_read_and_recorded_and_missed(plan: Plan, tmp_path:
     assert not intact and f"missing: {folder / 'table.csv'}" in said
 
 
+def test_a_journal_that_is_broken_in_the_middle_is_damage_and_stays_where_it_is(plan: Plan, tmp_path: Path) -> None:
+    journal = _sweep(tmp_path).path / "study-1.journal"
+    journal.write_bytes(b'{"op_code": 0}\n{"op_code": 4, "wor')
+    assert _check(tmp_path)[0], "a killed process leaves an incomplete last line"
+    for broken in (b'{"op_co\n{"op_code": 1}\n', b"\xff\n", b"3\n"):
+        journal.write_bytes(b'{"op_code": 0}\n' + broken)
+        intact, said = _check(tmp_path)
+        assert not intact and f"damaged: {journal}: line 2 of the search's journal is no JSON" in said and journal.exists()
+
+
 def test_a_sweeps_seeds_are_those_of_all_trials_if_its_record_is_gone(plan: Plan, tmp_path: Path) -> None:
     snapshot, folder = StoreSnapshot(TrialStore(tmp_path)), _sweep(tmp_path)
     assert _earlier_seeds(snapshot, "unknown") == [] and snapshot.new_damage() == []
@@ -178,6 +188,7 @@ def test_json_of_another_shape_is_damage(plan: Plan, tmp_path: Path) -> None:
     trial = TrialStore(tmp_path).folder(arm(plan, "base").key)
     for folder, name, content in (
         (_sweep(tmp_path).path, "sweep.json", {"trials": 5}),
+        (_sweep(tmp_path).path, "sweep.json", {"trials": ["key"]}),
         (trial, "config.json", {"x": 1}),
         (trial, "config.json", {"config": {}, "parent": 5}),
     ):

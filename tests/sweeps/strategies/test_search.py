@@ -146,6 +146,19 @@ def test_a_line_that_was_not_written_to_its_end_is_cut_off(tmp_path: Path) -> No
     assert [p.values for p in Study(path, SEARCH, 0).points] == [(0.5,), (0.6,)]
 
 
+def test_a_journal_that_is_broken_in_the_middle_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    Study(path, SEARCH, 0).ask()
+    lines = path.read_bytes().splitlines(keepends=True)
+    for broken in (lines[1][:5] + b"\n", b"\xff\n"):
+        path.write_bytes(b"".join([lines[0], broken, *lines[2:]]))
+        with pytest.raises(
+            InputError, match=f"{path}: line 2 of the search's journal is no JSON.* Restore it, or move it away"
+        ):
+            Study(path, SEARCH, 0)
+        assert path.read_bytes() == b"".join([lines[0], broken, *lines[2:]])
+
+
 def test_a_point_that_was_not_drawn_to_its_end_is_given_up(tmp_path: Path) -> None:
     study = Study(tmp_path / "study.journal", SEARCH, 0)
     study._study.ask()
