@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from evaluation.baselines import fit
-from sweeps.execution import worker
+from sweeps.execution import figure_tasks, worker
 from sweeps.execution.figure_tasks import draw_figures
 from sweeps.execution.weights import load_encoder_weights, save_weights
 from sweeps.execution.worker import run_trial
@@ -25,6 +25,7 @@ from sweeps.storage.check import check_storage
 from sweeps.storage.checked_folder import CHECKSUMS
 from sweeps.storage.image_sets import Images
 from sweeps.storage.snapshot import StoreSnapshot
+from sweeps.storage.trial_state import product_name
 from sweeps.storage.trial_store import TrialStore
 from tests.sweeps.tiny import arm, record_of, tiny_plan
 
@@ -182,6 +183,25 @@ def test_a_damaged_figure_is_drawn_again(finished: tuple[Plan, Path, Images], tm
     found = draw_figures(trial, images, storage)
     assert len(found) == len(trial.figure_ids) and all("figures/" in line for line in found)
     assert StoreSnapshot(TrialStore(storage)).is_drawn(trial) and draw_figures(trial, images, storage) == []
+
+
+def test_no_figure_is_drawn_from_damaged_arrays(
+    finished: tuple[Plan, Path, Images], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    plan, whole, images = finished
+    storage, trial, store = tmp_path / "s", arm(plan, "p"), TrialStore(tmp_path / "s")
+    shutil.copytree(whole, storage)
+    monkeypatch.setattr(figure_tasks, "draw", lambda *_: _PICTURE)
+    figures = sorted((store.folder(trial.key) / "figures").iterdir())
+    _flip(figures[0])
+    (line,) = draw_figures(trial, images, storage)
+    assert figures[0].name in line and StoreSnapshot(store).is_drawn(trial), "a damaged figure is drawn again"
+    figures[0].unlink()
+    _flip(store.folder(trial.key) / product_name(trial.detail_ids["representations"]))
+    (line,) = draw_figures(trial, images, storage)
+    assert "details/" in line and not figures[0].exists() and not store.read(trial.key).is_done(trial)
+    _run(trial, images, storage)
+    assert StoreSnapshot(store).is_drawn(trial) and figures[0].exists()
 
 
 def test_check_of_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
