@@ -13,8 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from core.atomic_files import load_arrays
 from sweeps.storage.checked_folder import CHECKSUMS, CheckedFolder, DamagedFileError
 from sweeps.storage.parsers import PARSERS
 
@@ -125,7 +127,6 @@ def test_a_cut_or_changed_file_without_a_checksum_is_read_or_damaged(tmp_path: P
 
 def _example(suffix: str) -> bytes:
     """A small file of the kind."""
-    import numpy as np
     import torch
     from PIL import Image
     from safetensors.numpy import save
@@ -142,6 +143,19 @@ def _example(suffix: str) -> bytes:
     else:
         file.write(save({"a": np.zeros(2)}))
     return file.getvalue()
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (Path("sprung"),)
+
+
+def test_arrays_that_hold_a_pickle_are_damage_and_it_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", a=np.array([_Trap()], dtype=object))
+    with pytest.raises(DamagedFileError, match="cannot be read"):
+        CheckedFolder(tmp_path).load_arrays("a.npz")
+    assert load_arrays(tmp_path / "a.npz") is None and not (tmp_path / "sprung").exists()
 
 
 def test_an_error_that_says_nothing_about_the_file_is_no_damage(tmp_path: Path) -> None:
