@@ -233,6 +233,8 @@ def test_a_fresh_process_without_this_package_loads_the_encoder_that_was_evaluat
     assert model.name == "encoder" and model.source_run_id == run.info.run_id, "said twice, logged once"
     assert model.model_id == before.model_id
     assert runs(uri)[1]["base"].info.status == "FINISHED"
+    kept_there = {path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file()}
+    assert "model.pt2" in kept_there and not {"model.pth", "pickle_module_info.txt"} & kept_there, "no pickle"
     np.save(tmp_path / "images.npy", images.of(trial.config).test.images)
     code = f"""
 import sys
