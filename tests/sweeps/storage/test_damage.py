@@ -17,12 +17,12 @@ from rich.console import Console
 from evaluation.baselines import fit
 from sweeps.execution import figure_tasks, worker
 from sweeps.execution.figure_tasks import draw_figures
-from sweeps.execution.weights import load_encoder_weights, save_weights
+from sweeps.execution.weights import load_checkpoint, load_encoder_weights, save_weights
 from sweeps.execution.worker import run_trial
 from sweeps.planning.trial import Plan, Trial
 from sweeps.run import main
 from sweeps.storage.check import check_storage
-from sweeps.storage.checked_folder import CHECKSUMS
+from sweeps.storage.checked_folder import CHECKSUMS, DamagedFileError
 from sweeps.storage.image_sets import Images
 from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.storage.trial_state import product_name
@@ -151,9 +151,11 @@ def test_check_finds_sets_aside_and_counts(finished: tuple[Plan, Path, Images], 
     said: list[str] = []
     assert check_storage(storage, said.append) and "everything is as it was written" in said
     folder = TrialStore(storage).folder(arm(plan, "base").key)
-    for name in ("checkpoint.pt", "encoder.safetensors", CHECKSUMS):
-        _flip(folder / name)
     said.clear()
+    _flip(folder / "checkpoint.pt")
+    assert not check_storage(storage, said.append) and any(f"damaged: {folder / 'checkpoint.pt'}: " in line for line in said)
+    for name in ("encoder.safetensors", CHECKSUMS):
+        _flip(folder / name)
     assert main(["--check", "--storage", str(storage)]) == 1
     assert check_storage(storage, said.append), "what was damaged is aside"
     assert len(list((folder / "damaged").iterdir())) >= 1
@@ -428,4 +430,8 @@ def test_a_pickle_in_place_of_weights_is_damage_and_is_not_run(
     for name in ("encoder.pt", "checkpoint.pt"):
         torch.save({"x": _Trap()}, TrialStore(storage).folder(trial.key) / name)
     assert set(TrialStore(storage).read(trial.key).verify(checkpoint=True)) == {"encoder.pt", "checkpoint.pt"}
+    files = TrialStore(storage).files(trial.key)
+    for load in (load_encoder_weights, lambda there: load_checkpoint(there, torch.device("cpu"), None)):
+        with pytest.raises(DamagedFileError, match="it cannot be read"):
+            load(files)
     assert not (tmp_path / "sprung").exists()
