@@ -77,6 +77,8 @@ def conclude(
             tracker.on_figures_end(record.trial)
         if search_result is not None and record.trial.key in search_result.tags:
             tracker.tag_trial(record.trial, search_result.tags[record.trial.key])
+    for line in CheckedFolder(config.sweep_folder).set_damaged_aside():
+        console.print(f"{line}, and written again", highlight=False, soft_wrap=True)
     try:
         against_base = contrasts.of_sweep(plan, summarize(_compared(records)), config.snapshot, config.test)
         problems = _problems(config, plan, records, runner.outcome)

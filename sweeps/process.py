@@ -13,7 +13,7 @@ from enum import IntEnum
 from types import FrameType
 from typing import NoReturn
 
-from sweeps.provenance import command_line
+from sweeps.provenance import continuing_command
 
 #: Signals that end a command, all in the same way: a Ctrl-C; what Slurm, Docker and ``kill`` send; a terminal that closes.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -90,7 +90,7 @@ def interruption() -> tuple[ExitCode, str]:
 
 def _interruption(number: int) -> tuple[ExitCode, str]:
     name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
-    return ExitCode(128 + number), f"interrupted{name}; continue with: {command_line()}"
+    return ExitCode(128 + number), f"interrupted{name}; continue with: {continuing_command()}"
 
 
 @contextmanager

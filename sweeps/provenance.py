@@ -33,3 +33,10 @@ def command_line() -> str:
     shown = [mask(argument) for argument in sys.argv[1:]]
     hint = f"  # {MASK} stands for the password" if shown != sys.argv[1:] else ""
     return shlex.join(["python", "sweeps/run.py", *shown]) + hint
+
+
+def continuing_command() -> str:
+    """Return the command as :func:`command_line`, with the interpreter and the script by the paths that were typed."""
+    typed = sys.orig_argv[0], sys.argv[0]
+    known = sys.argv[0].endswith("run.py") and sys.argv[0] in sys.orig_argv
+    return command_line().replace("python sweeps/run.py", shlex.join(typed if known else ("python", "sweeps/run.py")), 1)

@@ -21,7 +21,7 @@ from core.errors import InputError
 from sweeps import terminal
 from sweeps.command_line import CommandLine, fields_table, parse
 from sweeps.process import ExitCode
-from sweeps.provenance import command_line
+from sweeps.provenance import command_line, continuing_command
 from sweeps.terminal import complain
 
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(f"\n{text}")
         return code
     except (OSError, MemoryError) as error:
-        complain(f"error: {explain(error)}; then continue with: {command_line()}")
+        complain(f"error: {explain(error)}; then continue with: {continuing_command()}")
         return ExitCode.FAILED
 
 

@@ -181,6 +181,8 @@ def _check_places(command: CommandLine, errors: _Errors) -> str:
     tracking_uri = errors.collect(lambda: uri.resolve_uri(command.tracking_uri, command.storage), "")
     if not command.dry_run and tracking_uri:
         errors.collect(lambda: uri.check_uri(tracking_uri), None)
+    if command.report_only and not is_remote(command.storage) and not (command.storage / "trials").is_dir():
+        errors.found.append(f"--storage {command.storage}: no trials there; --report-only shows those that are done")
     errors.collect(lambda: check_folder("--storage", command.storage, write=not command.dry_run), None)
     if is_remote(command.storage):
         errors.raise_if_any()  # planning reads the storage

@@ -224,6 +224,16 @@ class CheckedFolder:
             sync_folder(folder)
         return target
 
+    def set_damaged_aside(self) -> list[str]:
+        """Set every file aside that is not what was written; return a line for each."""
+        found = []
+        for name in self.names:
+            try:
+                self.read(name)
+            except DamagedFileError as error:
+                found.append(f"damaged: {error}; moved to {self.set_aside(name)}")
+        return found
+
     def is_aside(self, name: str) -> bool:
         """Return whether a file of that name was set aside."""
         with as_os_errors(self.path):

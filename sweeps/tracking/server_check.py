@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def problem(uri: str) -> str | None:
     """Return why MLflow cannot use the server, with the remedy, or None; it is asked a harmless question, as MLflow asks it."""
     import requests
 
+    if re.match(r"https?://[^/?#@]*[/?#][^@]*@", uri):
+        return "a user or password holds / ? or #: write %2F, %3F or %23 for it"
     if (reason := _credentials_problem() or away(uri)) is not None:
         return reason
     if any(os.environ.get(name) for name in _OTHER_WAYS):

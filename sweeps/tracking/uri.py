@@ -57,7 +57,8 @@ def is_server(uri: str) -> bool:
 
 def check_uri(uri: str) -> None:
     """Raise InputError if MLflow cannot use the URI; a server or database is asked once, which takes seconds at most."""
-    where = f"--tracking-uri {mask(uri)}"
+    # What has no right scheme may hold a password all the same.
+    where = f"--tracking-uri {mask(uri) if '://' in uri else re.sub(r':[^:@]*@', f':{MASK}@', uri)}"
     if is_server(uri):
         problem = server_check.problem(uri)
     elif uri.startswith(_SQLITE):

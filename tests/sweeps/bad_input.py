@@ -208,6 +208,10 @@ FLAGS: list[tuple[list[str], tuple[str, ...]]] = [
     (["--set", "epochs=0x_"], ("--set epochs=0x_: 0x_ is read as a number, and is none",)),
     (["--set", "parent=false"], ("--set parent=false: parent: a mapping is needed, e.g. {key: value}, not false",)),
     (["--arms", " , ,"], ("--arms: no arm is named",)),
+    (["--tracking-uri", "bob:s3cretPW@127.0.0.1"], ("--tracking-uri bob:***@127.0.0.1: give http://..., sqlite:///FILE",)),
+    (["--tracking-uri", "http//bob:s3cretPW@h:9"], ("--tracking-uri http//bob:***@h:9: give http://...",)),
+    (["--tracking-uri", "http://bob:s3c/retPW@h"], ("http://bob:***@h: a user or password holds / ? or #: write %2F",)),
+    (["--report-only"], ("results: no trials there; --report-only shows those that are done",)),
     # -- what argparse refuses
     (["--check"], ("--check reads the storage and follows no flag but --storage; leave out --data, --grid, --profile",)),
     (["--check", "--dry-run", "--list", "--set", "mu=1"], ("leave out --data, --dry-run, --grid, --list, --profile, --set",)),

@@ -42,6 +42,7 @@ def test_mlflows_run_and_ray_are_ended_where_tables_cannot_be_written(
     monkeypatch.setattr(Tracker, "abandon", lambda _: ended.append("MLflow's run"))
     monkeypatch.setattr(SweepRunner, "close", lambda _: ended.append("Ray"))
     monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
+    (tmp_path / "results" / "trials").mkdir(parents=True)
     places = ["--storage", str(tmp_path / "results"), "--data", str(tmp_path / "data")]
     assert main(["--grid", "augmentations", "--profile", "digits-m", "--report-only", *places]) == code
     assert ended == ["MLflow's run", "Ray"]
@@ -58,7 +59,7 @@ def test_sigterm_stops_workers_saves_what_is_done_and_says_how_to_continue(tmp_p
     driver.send_signal(signal.SIGTERM)
     out, said = driver.communicate(timeout=250)
     assert driver.returncode == 143, said
-    assert said.startswith("interrupted by SIGTERM; continue with: python sweeps/run.py --profile digits-m")
+    assert said.startswith(f"interrupted by SIGTERM; continue with: {sys.executable} {ROOT}/sweeps/run.py --profile digits-m")
     assert "table.csv" in out and list((tmp_path / "results").glob("sweeps/*/report.html"))
     assert not list((tmp_path / "results").glob("vicreg-sweeps-*")), "no scratch folder is left"
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sweeps.masking import mask
-from sweeps.provenance import command_line
+from sweeps.provenance import command_line, continuing_command
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,11 @@ def test_the_command_line_says_what_stands_for_the_password(monkeypatch: pytest.
     assert command_line() == shown
     monkeypatch.setattr(sys, "argv", ["run.py", "--grid", "ablations"])
     assert command_line() == "python sweeps/run.py --grid ablations"
+
+
+def test_the_command_to_continue_with_is_the_one_that_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweeps/run.py", "--grid", "ablations"])
+    monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", "sweeps/run.py", "--grid", "ablations"])
+    assert continuing_command() == ".venv/bin/python sweeps/run.py --grid ablations"
+    monkeypatch.setattr(sys, "orig_argv", ["pytest"])
+    assert continuing_command() == "python sweeps/run.py --grid ablations"

@@ -59,7 +59,12 @@ def test_a_sweep_and_its_repetition(tmp_path: Path, cache: Path) -> None:
     assert {run.info.status for run in before.values()} == {"FINISHED"}
     stamps = {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("*.*")}
 
+    (table,) = storage.glob("sweeps/*/table.csv")
+    content = table.read_bytes()
+    table.write_bytes(content.replace(b"0", b"1", 1))
     again = run(cache, "--grid", first, "--storage", storage)
+    assert f"damaged: {table}: its content is not what was written" in again.stdout and table.read_bytes() == content
+    assert (table.parent / "damaged" / "table.csv").exists()
     assert again.returncode == 0 and "3 of 3 trials are done, nothing is trained" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in (storage / "trials").rglob("*.*")} == stamps
     assert {name: r.info.run_id for name, r in children(storage).items()} == {n: r.info.run_id for n, r in before.items()}

@@ -33,6 +33,7 @@ def test_what_is_drawn_has_caches_though_the_home_cannot_be_written_to(
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
     if given:
         monkeypatch.setenv("MPLCONFIGDIR", given)
+    (tmp_path / "results" / "trials").mkdir(parents=True)
     places = ["--storage", str(tmp_path / "results"), "--data", str(tmp_path / "data")]
     assert main(["--grid", "augmentations", "--profile", "digits-m", "--report-only", *places]) == 0
     assert Path(found[0]).parent == temporary if given is None else found == [given]
