@@ -172,7 +172,7 @@ def test_sigterm_while_ray_starts_ends_a_command_as_ever(begun: str, tmp_path: P
 def test_a_user_without_a_home_runs_a_sweep_and_looks_at_it(temporary: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become a user that is not there")
-    command = Command(temporary, RAY_TMPDIR=str(temporary))
+    command = Command(temporary, "--arms", "base", epochs=1, RAY_TMPDIR=str(temporary))
     for path in (temporary, *temporary.rglob("*")):
         os.chown(path, 12345, 12345)
     for flags in ([], ["--report-only"]):
@@ -180,7 +180,7 @@ def test_a_user_without_a_home_runs_a_sweep_and_looks_at_it(temporary: Path) -> 
         assert done.returncode == 0 and not done.stderr and "MLflow lacks" not in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_cluster_that_does_not_answer_is_named_with_where_its_address_comes_from(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.2", 0)) as mute:  # takes connections and never answers; Ray replaces 127.0.0.1
         address = f"127.0.0.2:{mute.getsockname()[1]}"
