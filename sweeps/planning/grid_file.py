@@ -139,6 +139,7 @@ def _sound_part(content: dict[str, Any]) -> tuple[Grid, list[Fault], set[str]]:
     """Return the grid without what its schema refuses, the refusals, and the keys that were left out whole."""
     faults: list[Fault] = []
     left_out: set[str] = set()
+    replaced: set[Place] = set()
     while True:
         try:
             return Grid.model_validate(content), faults, left_out
@@ -148,7 +149,10 @@ def _sound_part(content: dict[str, Any]) -> tuple[Grid, list[Fault], set[str]]:
         content = dict(content)
         for fault in found:
             key, *inner = fault.place
-            if inner and key in _HARMLESS and isinstance(entries := content.get(str(key)), dict | list):
+            entries, place = content.get(str(key)), fault.place[:2]
+            # A place that is refused again is not where the fault is: pydantic 2.11 changes names with halves of characters.
+            if inner and key in _HARMLESS and isinstance(entries, dict | list) and place not in replaced:
+                replaced.add(place)
                 content[str(key)] = type(entries)(entries)
                 content[str(key)][inner[0]] = _HARMLESS[str(key)]
             else:
