@@ -168,11 +168,9 @@ def describe(name: str, data_dir: Path, *, anomalies: bool = False) -> list[str]
     return folder_report.describe(Path(name.removeprefix(FOLDER)), data_dir, anomalies=anomalies)
 
 
-def scaling_differences(dataset: str, anomalies: str, data_dir: Path) -> list[str]:
-    """Lines about a folder of anomalies whose values of more than 8 bits are scaled otherwise than the data set's."""
-    if not dataset.startswith(FOLDER) or not anomalies.startswith(FOLDER):
-        return []
-    return folder_report.scaling_differences(Path(dataset.removeprefix(FOLDER)), Path(anomalies.removeprefix(FOLDER)), data_dir)
+def scaled_from(name: str, data_dir: Path) -> dict[str, str]:
+    """Kind of values of more than 8 bits in a folder -> the range that they are scaled from; a built-in set has none."""
+    return folder_report.scaled_from(Path(name.removeprefix(FOLDER)), data_dir) if name.startswith(FOLDER) else {}
 
 
 def load(name: str, data_dir: Path, split: str) -> ImageSet:

@@ -45,15 +45,9 @@ def describe(root: Path, data_dir: Path, *, anomalies: bool) -> list[str]:
     return [f"{folder.title}: {line}" for line in lines]
 
 
-def scaling_differences(root: Path, other: Path, data_dir: Path) -> list[str]:
-    """Lines that say where a set of anomalies (``other``) is scaled from another range than the data set (``root``)."""
-    one, two = ImageFolder.read(root, data_dir), ImageFolder.read(other, data_dir)
-    return [
-        f"{two.title}: warning: its {values} are scaled from {two.scaling.ranges[values]}, those of {one.title} from {top}: "
-        "what tells its images from the others may be that alone"
-        for values, top in one.scaling.ranges.items()
-        if two.scaling.ranges.get(values, top) != top
-    ]
+def scaled_from(root: Path, data_dir: Path) -> dict[str, str]:
+    """Kind of values of more than 8 bits in a folder -> the range that they are scaled from."""
+    return ImageFolder.read(root, data_dir).scaling.ranges
 
 
 def remember(folder: ImageFolder, split: str, data_dir: Path) -> None:

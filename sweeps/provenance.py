@@ -30,13 +30,16 @@ def git_commit() -> str | None:
 
 def command_line() -> str:
     """Return the command that was typed, ready to be typed again; a password in it is hidden, which a comment then says."""
-    shown = [mask(argument) for argument in sys.argv[1:]]
-    hint = f"  # {MASK} stands for the password" if shown != sys.argv[1:] else ""
-    return shlex.join(["python", "sweeps/run.py", *shown]) + hint
+    return _typed("python", "sweeps/run.py")
 
 
 def continuing_command() -> str:
     """Return the command as :func:`command_line`, with the interpreter and the script by the paths that were typed."""
-    typed = sys.orig_argv[0], sys.argv[0]
     known = sys.argv[0].endswith("run.py") and sys.argv[0] in sys.orig_argv
-    return command_line().replace("python sweeps/run.py", shlex.join(typed if known else ("python", "sweeps/run.py")), 1)
+    return _typed(sys.orig_argv[0], sys.argv[0]) if known else command_line()
+
+
+def _typed(*program: str) -> str:
+    shown = [mask(argument) for argument in sys.argv[1:]]
+    hint = f"  # {MASK} stands for the password" if shown != sys.argv[1:] else ""
+    return shlex.join([*program, *shown]) + hint

@@ -15,7 +15,7 @@ from sweeps.storage.checked_folder import ASIDE, CHECKSUMS, CheckedFolder, Damag
 from sweeps.storage.location import check_folder
 from sweeps.storage.parsers import PARSERS
 from sweeps.storage.records import TrialStatus
-from sweeps.storage.trial_state import TrialState, parse_mapping
+from sweeps.storage.trial_state import GONE, TrialState, parse_mapping
 from sweeps.storage.trial_store import OTHER_PARENT, TrialStore
 
 Say = Callable[[str], None]
@@ -257,7 +257,7 @@ def _all_aside(state: TrialState, found: _Found, say: Say) -> None:
 
 def _missing(files: CheckedFolder, name: str, found: _Found, say: Say) -> None:
     found.missing += 1
-    say(f"missing: {files.path / name}: it was written, and is gone")
+    say(f"missing: {files.path / name}: {GONE}")
 
 
 def _record(state: TrialState) -> int:

@@ -17,7 +17,7 @@ from core.datasets import (
     load_anomalies,
     load_splits,
     load_validation_anomalies,
-    scaling_differences,
+    scaled_from,
 )
 from core.errors import InputError
 from sweeps.planning.trial import Trial
@@ -106,7 +106,14 @@ def describe_folders(trials: Iterable[Trial], data_dir: Path) -> list[str]:
     anomalies = dict.fromkeys((name, True) for config in configs for name in config.anomaly_datasets)
     lines = [line for name, as_anomalies in datasets | anomalies for line in describe(name, data_dir, anomalies=as_anomalies)]
     pairs = dict.fromkeys((config.dataset, name) for config in configs for name in config.anomaly_datasets)
-    return lines + [line for dataset, name in pairs for line in scaling_differences(dataset, name, data_dir)]
+    ranges = {name: scaled_from(name, data_dir) for name in dict.fromkeys(name for pair in pairs for name in pair)}
+    return lines + [
+        f"{anomalies}: warning: its {values} are scaled from {ranges[anomalies][values]}, those of {dataset} from {top}: what "
+        "tells its images from the others may be that alone"
+        for dataset, anomalies in pairs
+        for values, top in ranges[dataset].items()
+        if ranges[anomalies].get(values, top) != top
+    ]
 
 
 def _splits(dataset: str, data_dir: Path, subset: int | None) -> Splits:

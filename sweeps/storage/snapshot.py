@@ -9,7 +9,7 @@ from core.paths import is_remote
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import CHECKSUMS
 from sweeps.storage.records import TrialRecord, TrialStatus
-from sweeps.storage.trial_state import LASTING, TrialState
+from sweeps.storage.trial_state import GONE, LASTING, TrialState
 from sweeps.storage.trial_store import OTHER_PARENT, TrialStore
 
 
@@ -46,7 +46,7 @@ class StoreSnapshot:
             state = self.state(trial.key)
             state.verify()
             missing = [*state.missing(), *([CHECKSUMS] if state.lacks_checksums else [])]
-            self._noted += [f"missing: {state.files.path / name}: it was written, and is gone" for name in missing]
+            self._noted += [f"missing: {state.files.path / name}: {GONE}" for name in missing]
             with suppress(OSError):  # a storage that cannot be written to
                 state.record_missing()
                 for name in missing:

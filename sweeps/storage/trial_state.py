@@ -27,6 +27,8 @@ _SUFFIX = {"detail": "npz", "figure": "png"}
 ENCODER, OLD_ENCODER, PROJECTOR, FITTED = "encoder.safetensors", "encoder.pt", "projector.safetensors", "fitted.npz"
 CHECKPOINT = "checkpoint.pt"
 _WEIGHTS = (ENCODER, OLD_ENCODER, PROJECTOR, FITTED)
+#: What is said of a file that has a checksum and is not there.
+GONE = "it was written, and is gone"
 #: Files that every command of the trial makes again if their checksum is known and they are gone.
 LASTING = ("config.json", "trained.json", *_WEIGHTS)
 _TRAINING = TypeAdapter(TrainingRecord)
@@ -154,10 +156,8 @@ class TrialState:
 
     def missing(self) -> list[str]:
         """Return the names of the files that have a checksum and are gone, though this program removed none of them."""
-        there = {*self._names, *self._products, "failure.json"}
-        if ENCODER in there:
-            there.add(OLD_ENCODER)  # trained again, by this version
-        return [name for name in self.files.names if name not in there and not self.files.is_aside(name)]
+        removed = {"failure.json", *([OLD_ENCODER] if ENCODER in self._names else [])}  # after a success; by a later version
+        return [name for name in self._gone() if name not in removed and not self.files.is_aside(name)]
 
     @property
     def lacks_checksums(self) -> bool:
@@ -166,8 +166,11 @@ class TrialState:
 
     def not_made_again(self) -> list[str]:
         """Return the names of the files that were set aside because they were damaged, and have not been made again."""
-        there = {*self._names, *self._products}
-        return [name for name in self.files.names if name not in there and self.files.is_aside(name)]
+        return [name for name in self._gone() if self.files.is_aside(name)]
+
+    def _gone(self) -> list[str]:
+        there = self._names | self._products
+        return [name for name in self.files.names if name not in there]
 
     @property
     def stored_names(self) -> list[str]:

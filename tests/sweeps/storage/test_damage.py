@@ -235,14 +235,22 @@ def test_a_child_of_another_parent_than_the_present_one_is_trained_again(
                            load_encoder_weights(TrialStore(whole).files(child.key))[0]["head.weight"])  # fmt: skip
 
 
-def test_a_checkpoint_of_another_parent_than_the_present_one_is_not_continued_from(
+def _without_child(
     finished: tuple[Plan, Path, Images], tmp_path: Path
-) -> None:  # fmt: skip
+) -> tuple[Path, TrialStore, Trial, Trial, Images]:  # fmt: skip
+    """A copy of the finished storage in which n, the child of base, is still to be trained."""
     plan, whole, images = finished
-    storage, child, parent = tmp_path / "s", arm(plan, "n"), arm(plan, "base")
+    storage, child = tmp_path / "s", arm(plan, "n")
     shutil.copytree(whole, storage)
     store = TrialStore(storage)
     shutil.rmtree(store.folder(child.key))
+    return storage, store, child, arm(plan, "base"), images
+
+
+def test_a_checkpoint_of_another_parent_than_the_present_one_is_not_continued_from(
+    finished: tuple[Plan, Path, Images], tmp_path: Path
+) -> None:  # fmt: skip
+    storage, store, child, parent, images = _without_child(finished, tmp_path)
     seen: list[float] = []
 
     def note(record: dict[str, float]) -> None:
@@ -297,11 +305,7 @@ def _interrupt(*_: Any) -> None:
 def test_a_parents_damaged_encoder_opens_the_parent_and_is_never_trained_with(
     finished: tuple[Plan, Path, Images], tmp_path: Path
 ) -> None:  # fmt: skip
-    plan, whole, images = finished
-    storage, child, parent = tmp_path / "s", arm(plan, "n"), arm(plan, "base")
-    shutil.copytree(whole, storage)
-    store = TrialStore(storage)
-    shutil.rmtree(store.folder(child.key))
+    storage, store, child, parent, images = _without_child(finished, tmp_path)
     encoder = store.folder(parent.key) / "encoder.safetensors"
     _flip(encoder)
     with pytest.raises(Exception, match=r"encoder.safetensors: its content is not what was written"):
@@ -312,7 +316,7 @@ def test_a_parents_damaged_encoder_opens_the_parent_and_is_never_trained_with(
         run_trial(child, images, storage)
     for trial in (parent, child):
         _run(trial, images, storage)
-    assert _content(storage) == _content(whole)
+    assert _content(storage) == _content(finished[1])
 
 
 def test_a_damaged_checkpoint_costs_epochs_and_nothing_else(finished: tuple[Plan, Path, Images], tmp_path: Path) -> None:
