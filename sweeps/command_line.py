@@ -49,6 +49,7 @@ class CommandLine:
         address: address of a running Ray cluster; None: this machine alone.
         gpus_per_trial: share of a GPU for each trial; None: 1 where there are GPUs, else 0.
         deterministic: whether results are bit-equal on GPUs too.
+        verbose: whether to print every row of a long table.
     """
 
     grid: str | None
@@ -72,6 +73,7 @@ class CommandLine:
     address: str | None
     gpus_per_trial: float | None
     deterministic: bool
+    verbose: bool
 
 
 def parse(arguments: Sequence[str] | None = None) -> CommandLine:
@@ -137,6 +139,7 @@ def _parser() -> _Parser:
     add("--gpus-per-trial", type=float, metavar="X",
         help="share of a GPU for each trial; default: 1 where there are GPUs, else 0")  # fmt: skip
     add("--deterministic", action="store_true", help="make results bit-equal on GPUs too (slower)")
+    add("--verbose", action="store_true", help="print every row of a long table")
     return parser
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 
 from rich.console import Console
 
 from sweeps.execution import cost
 from sweeps.formatting import duration
 from sweeps.planning.trial import Trial
-from sweeps.reporting.terminal_tables import TextColumn, show
+from sweeps.reporting.terminal_tables import MAX_ROWS, TextColumn, show
 from sweeps.sweep_config import FIRST_SEEDS, SweepConfig
 
 
 def show_plan(config: SweepConfig, console: Console) -> None:
     """Print the table of trials: what they depend on, what is done, and what the rest will cost."""
     plan, snapshot = config.plan, config.snapshot
-    done = [trial.key for trial in plan.requested_trials if snapshot.is_done(trial)]
+    done = {trial.key for trial in plan.requested_trials if snapshot.is_done(trial)}
     estimate = cost.estimate(plan, snapshot, done, gpu=config.gpus_per_trial > 0)
-    show(console, f"{plan.sweep_id}: {plan.grid.question}", _columns(config, done, estimate))
+    trials = plan.requested_trials
+    columns = _columns(config, trials if config.verbose else trials[:MAX_ROWS], done, estimate)
+    show(console, f"{plan.sweep_id}: {plan.grid.question}", columns, total=len(trials), verbose=config.verbose)
     share, per_trial, slots = _slots(config)
     hours = sum(estimate.seconds.values()) * share / 3600
     _say(
@@ -54,10 +57,12 @@ def _slots(config: SweepConfig) -> tuple[float, str, int]:
     return threads, "core", max(1, (os.cpu_count() or 1) // threads)
 
 
-def _columns(config: SweepConfig, done: list[str], estimate: cost.Estimate) -> list[TextColumn]:
+def _columns(
+    config: SweepConfig, trials: Sequence[Trial], done: Collection[str], estimate: cost.Estimate
+) -> list[TextColumn]:  # fmt: skip
     plan, snapshot = config.plan, config.snapshot
     rows = []
-    for trial in plan.requested_trials:
+    for trial in trials:
         key = trial.key
         needs = [plan.trials[need].arm if need in plan.trials else f"{need} (kept)" for need in plan.dependencies(trial)]
         arm = " = ".join(trial.arms) + (" (added)" if trial.required_by else "")

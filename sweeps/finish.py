@@ -174,11 +174,12 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
     if results.search_result is not None:
         search = results.search_result.search
         terminal_tables.show(console, f"points of the search for {' and '.join(search.objectives)}",
-                             terminal_tables.points_columns(results.search_result), str(by_name["points.csv"]))  # fmt: skip
+                             terminal_tables.points_columns(results.search_result), str(by_name["points.csv"]),
+                             verbose=config.verbose)  # fmt: skip
     verdicts = {contrast.arm: contrast.verdict for contrast in results.contrasts if contrast.n > 1}
     columns = terminal_tables.results_columns(results.plan, summarize(results.compared), verdicts)
     title = f"{results.plan.sweep_id}: {results.plan.grid.question}"
-    terminal_tables.show(console, title, columns, str(by_name["table.csv"]))
+    terminal_tables.show(console, title, columns, str(by_name["table.csv"]), verbose=config.verbose)
     for line in config.snapshot.new_damage():
         say(f"{line}; the same command without --report-only makes it again")
     for title, name, problem in results.problems:

@@ -62,6 +62,7 @@ class SweepConfig:
         folder_notes: further lines: what folders of images hold, what of them is passed over, and what looks wrong.
         budget: limit for ``--until-decided``; None without it.
         test: the test of differences between seeds.
+        verbose: whether to print every row of a long table.
     """
 
     grid: Grid
@@ -80,6 +81,7 @@ class SweepConfig:
     folder_notes: tuple[str, ...]
     budget: SeedBudget | None
     test: SeedTest
+    verbose: bool
 
     @property
     def sweep_folder(self) -> Path:
@@ -172,6 +174,7 @@ def check(command: CommandLine) -> SweepConfig:
         introduction=introduction,
         folder_notes=tuple(describe_folders(plan.requested_trials, command.data_dir)),
         budget=budget,
+        verbose=command.verbose,
         test=ANYTIME_VALID_T_TEST if marked or (budget is not None and not command.report_only) else PAIRED_T_TEST,
     )
 

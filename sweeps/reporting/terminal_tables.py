@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.cells import cell_len
@@ -19,6 +19,8 @@ from sweeps.reporting.tables import cell, columns_of
 from sweeps.storage.records import LOST, TrialStatus
 from sweeps.terminal import readable
 
+#: Rows of a table that are printed unless all are asked for.
+MAX_ROWS = 40
 _LEAST = 10  # characters of a column of words, whose longer words are broken
 _LEAST_NAME = 4  # characters of a name, which is broken only where nothing else helps
 #: How a table is made to fit: deviations below their means and columns left out; no borders; names broken.
@@ -66,19 +68,34 @@ class TextColumn:
         return max([head, *map(cell_len, texts)])
 
 
-def show(console: Console, title: str, columns: Sequence[TextColumn], where: str = "a wider window") -> None:
-    """Print a table as wide as the console at most, and a line with the columns that are left out.
+def show(
+    console: Console,
+    title: str,
+    columns: Sequence[TextColumn],
+    where: str = "a wider window",
+    *,
+    total: int | None = None,
+    verbose: bool = False,
+) -> None:
+    """Print a table as wide as the console at most, and lines that say which rows and columns are left out.
 
     Args:
         console: where to print.
         title: what stands above the table.
         columns: all columns, in order; those that are not ``needed`` are left out from the last one on.
-        where: where to find what is left out.
+        where: where to find the columns that are left out.
+        total: how many rows there are in all, if ``columns`` holds only the first :data:`MAX_ROWS` of them.
+        verbose: whether to print every row; else the first :data:`MAX_ROWS`.
     """
+    total = len(columns[0].cells) if total is None else total
+    if not verbose:
+        columns = [replace(column, cells=column.cells[:MAX_ROWS]) for column in columns]
     for column in columns:
         column.head, column.cells = readable(column.head, console), [readable(text, console) for text in column.cells]
     table, left_out = _fitted(title, columns, console.width)
     console.print(table)
+    if more := total - len(columns[0].cells):
+        console.print(f"{more} more rows: --verbose shows them", highlight=False, soft_wrap=True)
     if left_out:
         console.print(f"not shown: {', '.join(left_out)}: see {where}", highlight=False, soft_wrap=True)
 

@@ -124,3 +124,20 @@ def test_a_variable_that_is_not_followed_is_named_without_its_password(
     assert main(["--grid", "augmentations", "--dry-run", "--profile", "digits-m", *places]) == 0
     said = capsys.readouterr().out
     assert "MLFLOW_TRACKING_URI=http://me:***@there is not followed; give it as --tracking-uri" in said and "secret" not in said
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_dry_run_of_many_trials_names_those_it_does_not_show(
+    verbose: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "many.yaml"
+    path.write_text(
+        "question: which?\narms: {rate: {learning_rate: [" + ", ".join(f"{i}.5e-4" for i in range(1, 100)) + "]}}\n"
+    )
+    places = ["--data", str(tmp_path), "--storage", str(tmp_path / "results")]
+    flags = ["--verbose"] if verbose else []
+    assert main(["--grid", str(path), "--dry-run", "--profile", "digits-m", *places, *flags]) == 0
+    shown = capsys.readouterr().out
+    assert "100 trials, 0 done already, 100 to run" in shown
+    assert ("60 more rows: --verbose shows them" in shown) != verbose
+    assert shown.count("to do") == (100 if verbose else 40)

@@ -75,3 +75,13 @@ def test_where_the_console_lacks_characters_columns_stay_in_line(tmp_path: Path)
 def test_what_would_command_the_terminal_is_shown() -> None:
     said = shown([TextColumn("arm", "arm", ["\x1b[31mred", "x"], needed=True, kind="name")], 80)
     assert "│ \\x1b[31mred │\n│ x           │" in said
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_of_a_long_table_the_first_rows_are_printed_unless_all_are_asked_for(verbose: bool) -> None:
+    names = [f"arm-{i}" for i in range(terminal_tables.MAX_ROWS + 3)]
+    out = io.StringIO()
+    columns = [TextColumn("arm", "arm", names, needed=True, kind="name")]
+    terminal_tables.show(SafeConsole(file=out, width=80), "title", columns, verbose=verbose)
+    assert re.findall(r"arm-\d+", out.getvalue()) == (names if verbose else names[: terminal_tables.MAX_ROWS])
+    assert ("3 more rows: --verbose shows them" in out.getvalue()) != verbose

@@ -63,6 +63,7 @@ def config(storage: Path, arms: list[str], budget: SeedBudget, earlier: tuple[in
         grid=grid, plan=by.plan(grid, seeds=(0, 1, 2)), planner=by, snapshot=snapshot(storage), storage=storage,
         data_dir=storage, tracking_uri="", address=None, gpus_per_trial=0.0, deterministic=False, dry_run=False,
         report_only=False, introduction="", folder_notes=(), budget=budget, test=ANYTIME_VALID_T_TEST,
+        verbose=False,
     )  # fmt: skip
 
 
