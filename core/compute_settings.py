@@ -5,12 +5,16 @@ Sums differ in their last bits between one thread and two, so a trial's thread c
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+
+#: For glibc's mallopt: numbers of its parameters, and their values in bytes.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, 32 * 2**20), (-1, 2**30)
 
 _held: ContextVar[tuple[int, bool] | None] = ContextVar("_held", default=None)  # the settings of the block around
 
@@ -28,6 +32,7 @@ def compute_settings(threads: int, *, deterministic: bool = False) -> Iterator[N
         return
     # Read by torch at its first allocation: tensors in huge pages where the system leaves that to programs (Linux: "madvise").
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    _keep_freed_memory()
     import sklearn.cluster  # noqa: F401  (threadpool_limits reaches only the libraries that are loaded, OpenMP's among them)
     from threadpoolctl import threadpool_limits
 
@@ -50,3 +55,16 @@ def compute_settings(threads: int, *, deterministic: bool = False) -> Iterator[N
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(was_deterministic)
         torch.backends.cudnn.benchmark = benchmark
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep the memory of freed tensors for the next ones, at most 1 GiB of it.
+
+    Else it goes back to the system after each step of training, which clears every page before it is used again.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library
+        return
+    for parameter, value in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+        mallopt(parameter, value)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from core.augment import Batch
+from core.draws import Batch
 
 #: Steps taken one kernel at a time before: the optimiser makes its state, cuDNN and cuBLAS choose and allocate.
 _WARM_UP = 3

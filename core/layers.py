@@ -28,5 +28,5 @@ class Normalize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, C, H, W] float in [0, 1] -> [B, C, H, W] float32."""
         with torch.autocast(images.device.type, enabled=False):
-            normalized: Tensor = (images - self.mean) / self.std
+            normalized: Tensor = (images - self.mean).div_(self.std)
             return normalized

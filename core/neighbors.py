@@ -1,22 +1,32 @@
-"""Exact nearest neighbours by Euclidean distance: faiss, on the GPU where there is one."""
+"""Exact nearest neighbours by Euclidean distance: a product in tiles on the CPU, faiss on a GPU."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK = 4096  # queries a call, so that progress and memory stay bounded
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_QUERIES, _BASES = 1024, 2048  # a tile of the matrix of products: it stays in a core's cache
+_TILE_ON_GPU = 16  # as many times wider there
 _SPARE = 6  # neighbours looked at beyond those asked for
-_FAR_BLOCK = 256  # rows of the distance matrix in memory at once
+_BLOCK = 256  # queries whose neighbours are in memory at once
 
 
-def nearest(base: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k nearest base points of every query.
+def nearest(
+    base: NDArray[np.float32], queries: NDArray[np.float32], k: int, device: torch.device | str = "cpu"
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k nearest base points of every query; of equally near ones the first.
 
     Args:
         base: [N, D] float32.
         queries: [M, D] float32.
         k: at most N.
+        device: where to compute.
 
     Returns:
         distances [M, k] float32, Euclidean, ascending; indices [M, k] int64 into base.
@@ -24,79 +34,149 @@ def nearest(base: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> 
     Raises:
         ValueError: if there are fewer than k base points, or a value is not finite.
     """
-    import faiss
+    import torch
 
-    if k > len(base):
-        raise ValueError(f"{k} neighbours asked for among {len(base)} points")
-    if not (np.isfinite(base).all() and np.isfinite(queries).all()):
-        raise ValueError("a representation holds NaN or infinity: neighbours are not defined")
-    base, queries = (np.ascontiguousarray(points, dtype=np.float32) for points in (base, queries))
-    # Squared distances come as |q|^2 + |b|^2 - 2 q.b; about the base's mean less is lost to cancellation.
-    center = base.mean(axis=0, dtype=np.float64).astype(np.float32)
-    index: faiss.Index = faiss.IndexFlatL2(base.shape[1])
-    if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
-        index = faiss.index_cpu_to_all_gpus(index)
-    index.add(base - center)
-    distances = np.empty((len(queries), k), dtype=np.float32)
-    indices = np.empty((len(queries), k), dtype=np.int64)
-    for start in range(0, len(queries), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        distances[block], indices[block] = index.search(queries[block] - center, k)
-    return np.sqrt(np.maximum(distances, 0)), indices
+    return _nearest(base, queries, k, device, torch.float32)
 
 
 def exact_distances(
-    base: NDArray[np.float32], queries: NDArray[np.float32], k: int
+    base: NDArray[np.float32], queries: NDArray[np.float32], k: int, device: torch.device | str = "cpu"
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """:func:`nearest` with distances in float64, so that near ties are ordered rightly: for what ranks by distance.
 
-    Some more neighbours than asked for are found in float32, and their distances computed anew. A distance below what float32
-    resolves at the points' size is 0: an encoder's outputs for one image differ by as much between batches of two sizes.
+    A distance below what float32 resolves at the points' size is 0: an encoder's outputs for one image differ by as much
+    between batches of two sizes.
     """
-    _, candidates = nearest(base, queries, min(k + _SPARE, len(base)))
+    import torch
+
+    distances, indices = _nearest(base, queries, k, device, torch.float64)
     resolution = 4 * np.finfo(np.float32).eps * np.sqrt(np.square(base, dtype=np.float64).sum(axis=1).mean())
-    distances = np.empty((len(queries), k))
-    indices = np.empty((len(queries), k), dtype=np.int64)
-    for start in range(0, len(queries), _FAR_BLOCK):
-        block = slice(start, start + _FAR_BLOCK)
-        apart = base[candidates[block]].astype(np.float64) - queries[block, None]
-        found = np.sqrt(np.square(apart).sum(axis=-1))
-        found[found < resolution] = 0
-        order = np.argsort(found, axis=1, kind="stable")[:, :k]
-        distances[block] = np.take_along_axis(found, order, axis=1)
-        indices[block] = np.take_along_axis(candidates[block], order, axis=1)
+    distances[distances < resolution] = 0
     return distances, indices
 
 
-def farthest(base: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k most distant base points of every query, as :func:`nearest` gives the nearest: the most distant first."""
+def _nearest(
+    base: NDArray[np.float32], queries: NDArray[np.float32], k: int, device: torch.device | str, dtype: torch.dtype
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """:func:`nearest` with distances of a precision.
+
+    Some more neighbours than asked for are found as the product of all pairs gives them, with the rounding of squares that
+    nearly cancel; their distances are then computed from differences.
+    """
+    import torch
+
+    from core.embed import as_tensor
+
+    _check(base, queries, k, "neighbours")
+    distances = np.empty((len(queries), k), dtype=str(dtype).removeprefix("torch."))
+    indices = np.empty((len(queries), k), dtype=np.int64)
+    center = base.mean(axis=0, dtype=np.float64).astype(np.float32)  # about the mean less is lost to cancellation
+    candidates = _candidates(base - center, queries - center, min(k + _SPARE, len(base)), device)
+    points, others = as_tensor(base).to(device), as_tensor(queries).to(device)
+    with torch.inference_mode():
+        for start in range(0, len(queries), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            near = candidates[rows].sort(dim=1).values
+            apart = points[near].to(dtype) - others[rows, None]
+            found, order = apart.square_().sum(dim=2).sqrt_().sort(dim=1, stable=True)
+            distances[rows] = found[:, :k].cpu()
+            indices[rows] = near.gather(1, order[:, :k]).cpu()
+    return distances, indices
+
+
+def _candidates(
+    base: NDArray[np.float32], queries: NDArray[np.float32], k: int, device: torch.device | str
+) -> Tensor:  # fmt: skip
+    """[M, k] int64 on the device: the nearest base points, in float32."""
+    import torch
+
+    if torch.device(device).type == "cuda" and (found := _by_faiss(base, queries, k)) is not None:
+        return torch.from_numpy(found).to(device)
+    points, others = torch.from_numpy(base).to(device), torch.from_numpy(queries).to(device)
+    with torch.inference_mode():
+        offsets = points.square().sum(dim=1) / -2  # the nearest has the largest q.b - |b|^2 / 2
+        found = [_largest(offsets, others[rows], points, k, device)[1] for rows in _slices(len(others), _QUERIES, device)]
+        return torch.cat(found) if found else torch.empty(0, k, dtype=torch.int64, device=device)
+
+
+def _check(base: NDArray[np.float32], queries: NDArray[np.float32], k: int, what: str) -> None:
     if k > len(base):
-        raise ValueError(f"{k} most distant points asked for among {len(base)}")
+        raise ValueError(f"{k} {what} asked for among {len(base)} points")
     if not (np.isfinite(base).all() and np.isfinite(queries).all()):
-        raise ValueError("a representation holds NaN or infinity: distances are not defined")
+        raise ValueError(f"a representation holds NaN or infinity: {what} are not defined")
+
+
+def _slices(n: int, size: int, device: torch.device | str) -> list[slice]:
+    size *= 1 if str(device) == "cpu" else _TILE_ON_GPU
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def _largest(
+    offsets: Tensor, queries: Tensor, points: Tensor, k: int, device: torch.device | str
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """For each query the k largest of ``offset + q.b`` over the points b, in descending order, and which points they are."""
+    import torch
+
+    values = torch.empty(len(queries), 0, dtype=points.dtype, device=device)
+    indices = torch.empty(len(queries), 0, dtype=torch.int64, device=device)
+    for columns in _slices(len(points), _BASES, device):
+        tile = torch.addmm(offsets[columns], queries, points[columns].T)
+        own, places = tile.topk(min(k, tile.shape[1]), dim=1)
+        values, indices = torch.cat([values, own], dim=1), torch.cat([indices, places + columns.start], dim=1)
+        values, which = values.topk(min(k, values.shape[1]), dim=1)
+        indices = indices.gather(1, which)
+    return values, indices
+
+
+def _by_faiss(
+    base: NDArray[np.float32], queries: NDArray[np.float32], k: int
+) -> NDArray[np.int64] | None:  # fmt: skip
+    """[M, k]: the nearest base points, by faiss on the GPU; None where it is not installed, or not with its kernels."""
+    try:
+        import faiss
+    except ImportError:
+        return None
+    if not hasattr(faiss, "get_num_gpus") or faiss.get_num_gpus() == 0:
+        return None
+    index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(base.shape[1]))
+    index.add(base)
+    indices: NDArray[np.int64] = index.search(queries, k)[1]
+    return indices
+
+
+def farthest(
+    base: NDArray[np.float32], queries: NDArray[np.float32], k: int, device: torch.device | str = "cpu"
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k most distant base points of every query, as :func:`nearest` gives the nearest: the most distant first.
+
+    Computed in float64.
+    """
+    import torch
+
+    _check(base, queries, k, "most distant points")
     center = base.mean(axis=0, dtype=np.float64)
-    points, others = base - center, queries - center
-    square = np.square(points).sum(axis=1)
-    distances = np.empty((len(queries), k), dtype=np.float32)
-    indices = np.empty((len(queries), k), dtype=np.int64)
-    for start in range(0, len(queries), _FAR_BLOCK):
-        block = slice(start, start + _FAR_BLOCK)
-        q = others[block]
-        squared = np.square(q).sum(axis=1)[:, None] + square - 2 * q @ points.T
-        top = np.argpartition(squared, -k, axis=1)[:, -k:]
-        order = np.argsort(-np.take_along_axis(squared, top, axis=1), axis=1, kind="stable")
-        indices[block] = np.take_along_axis(top, order, axis=1)
-        distances[block] = np.sqrt(np.maximum(np.take_along_axis(squared, indices[block], axis=1), 0))
-    return distances, indices
+    points, others = (torch.from_numpy(given - center).to(device) for given in (base, queries))
+    with torch.inference_mode():
+        half_squares, squares = points.square().sum(dim=1) / 2, others.square().sum(dim=1, keepdim=True)
+        distances = torch.empty(len(others), k, device=device)
+        indices = torch.empty(len(others), k, dtype=torch.int64, device=device)
+        for rows in _slices(len(others), _QUERIES, device):
+            # The most distant has the largest |b|^2 / 2 - q.b.
+            likeness, indices[rows] = _largest(half_squares, -others[rows], points, k, device)
+            distances[rows] = (squares[rows] + 2 * likeness).clamp_(min=0).sqrt_()
+        return distances.cpu().numpy(), indices.cpu().numpy()
 
 
-def neighbor_table_within(points: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+def neighbor_table_within(
+    points: NDArray[np.float32], labels: NDArray[np.int64], k: int, device: torch.device | str = "cpu"
+) -> NDArray[np.int64]:
     """The k nearest other points of the same label; where there are fewer, those repeated; a point alone is its own neighbour.
 
     Args:
         points: [N, D] float32.
         labels: [N] int64.
         k: at least 1.
+        device: where to compute.
 
     Returns:
         [N, k] int64.
@@ -105,23 +185,24 @@ def neighbor_table_within(points: NDArray[np.float32], labels: NDArray[np.int64]
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         own = min(k, len(members) - 1)
-        found = members[neighbor_table(points[members], own)] if own else members[:, None]
+        found = members[neighbor_table(points[members], own, device)] if own else members[:, None]
         table[members] = found[:, np.arange(k) % max(own, 1)]
     return table
 
 
-def neighbor_table(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+def neighbor_table(points: NDArray[np.float32], k: int, device: torch.device | str = "cpu") -> NDArray[np.int64]:
     """The k nearest other points of every point, itself excluded by its index (not by a distance of zero).
 
     Args:
         points: [N, D] float32.
         k: at most N - 1.
+        device: where to compute.
 
     Returns:
         [N, k] int64.
     """
     n = len(points)
-    _, found = nearest(points, points, k + 1)
+    _, found = nearest(points, points, k + 1, device)
     # Where duplicates crowd a point out of its own list, the last entry is dropped instead.
     is_self = found == np.arange(n)[:, None]
     is_self[~is_self.any(axis=1), -1] = True

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.augment import Batch, Draws, augment, draw, to_float
+from core.augment import augment, to_float
 from core.config import Augmentation, TrialConfig
 from core.datasets import ImageSet, Splits
+from core.draws import Batch, Draws, draw
 from core.embed import as_tensor, embed, pixels
 from core.image_decoding import IMAGE_SIZE
 from core.loss import LossTerms, vicreg_loss
@@ -24,8 +25,9 @@ from core.neighbors import neighbor_table, neighbor_table_within
 from core.pairing import PAIRINGS, Indices, PairingContext, PairStatistics, pair_statistics
 from core.rng import generator
 
-#: Views [n, 3, S, S] -> what ``top`` makes of their representations, under the trial's precision.
-Forward = Callable[[Tensor], Tensor]
+#: Views [n, 3, S, S] and a number of parts -> for each part of them what ``top`` makes of their representations, under the
+#: trial's precision. Each part has its own statistics in batch norm.
+Forward = Callable[[Tensor, int], list[Tensor]]
 
 
 class Objective(Protocol):
@@ -42,7 +44,10 @@ class Objective(Protocol):
     def batches(self, epoch: int, anchors: Indices) -> Batch:
         """All that one epoch draws for the images ``anchors`` [steps * batch_size] in their order, step after step."""
 
-    def step(self, batch: Batch, forward: Forward) -> tuple[Tensor, ...]:
+    def views(self, batch: Batch) -> Tensor:
+        """The views of one step or of several: float32 in [0, 1]. Never waits for a GPU."""
+
+    def step(self, batch: Batch, views: Tensor, forward: Forward) -> tuple[Tensor, ...]:
         """The terms of one step, scalars with a graph; the first is the loss. Never waits for a GPU."""
 
     def test(self, forward: Forward) -> dict[str, float]:
@@ -75,20 +80,20 @@ class Vicreg:
         indices = torch.from_numpy(both.reshape(2, -1, batch).swapaxes(0, 1).reshape(-1)).to(self._device)
         return Batch(indices, self._train.draws(len(anchors), batch, config.seed, "view", epoch))
 
-    def step(self, batch: Batch, forward: Forward) -> tuple[Tensor, ...]:
+    def views(self, batch: Batch) -> Tensor:
+        """For each step its first views, then its second ones."""
+        return self._train.views(batch)
+
+    def step(self, batch: Batch, views: Tensor, forward: Forward) -> tuple[Tensor, ...]:
         """The loss and its terms between the projections of a step's pairs."""
-        views = self._train.views(batch)
-        if self._config.joint_forward:
-            za, zb = forward(views).chunk(2)
-        else:
-            za, zb = (forward(view) for view in views.chunk(2))
+        za, zb = forward(views, 1)[0].chunk(2) if self._config.joint_forward else forward(views, 2)
         return self._loss(za, zb)
 
     def test(self, forward: Forward) -> dict[str, float]:
         """The loss on fixed views, and what the projections are like."""
         projections, terms = [], []
         for views in torch.split(self._test_views, 2 * self._config.batch_size):
-            za, zb = forward(to_float(views)).float().chunk(2)
+            za, zb = forward(to_float(views), 1)[0].float().chunk(2)
             terms.append(torch.stack(self._loss(za, zb)))
             projections.append(za)
         means = torch.stack(terms).double().mean(dim=0)
@@ -144,16 +149,19 @@ class Supervised:
         draws = _draws(self._config.augmentation, len(anchors), self._config.seed, "view-1", epoch).to(device)
         return Batch(torch.from_numpy(anchors).to(device), draws)
 
-    def step(self, batch: Batch, forward: Forward) -> tuple[Tensor, ...]:
-        """The loss and the accuracy on a step's labelled views."""
+    def views(self, batch: Batch) -> Tensor:
+        """One view of each image."""
         assert batch.draws is not None
-        views = augment(self._images[batch.indices], batch.draws)
-        return self._loss(forward(views), self._labels[batch.indices])
+        return augment(self._images.index_select(0, batch.indices), batch.draws)
+
+    def step(self, batch: Batch, views: Tensor, forward: Forward) -> tuple[Tensor, ...]:
+        """The loss and the accuracy on a step's labelled views."""
+        return self._loss(forward(views, 1)[0], self._labels[batch.indices])
 
     def test(self, forward: Forward) -> dict[str, float]:
         """The loss and the accuracy on the test images as they are."""
         logits = torch.cat(
-            [forward(to_float(part)).float() for part in torch.split(self._test_images, self._config.batch_size)]
+            [forward(to_float(part), 1)[0].float() for part in torch.split(self._test_images, self._config.batch_size)]
         )
         loss, accuracy = self._loss(logits, self._test_labels)
         return {"test/loss": float(loss), "test/accuracy": float(accuracy)}
@@ -177,7 +185,7 @@ class _Pairs:
 
     def __init__(self, config: TrialConfig, images: ImageSet, device: torch.device, parent: nn.Sequential | None) -> None:
         self._pairing = PAIRINGS[config.pairing]
-        self._augmentation = config.augmentation
+        self._augmentation, self._batch_size = config.augmentation, config.batch_size
         self._images = as_tensor(images.images).to(device)
         table = None
         if self._pairing.table is not None:
@@ -185,9 +193,9 @@ class _Pairs:
                 raise ValueError(f"pairing {config.pairing!r} needs the parent's encoder")
             features = embed(parent, images, device) if parent is not None else pixels(images)
             if self._pairing.within_class:
-                table = neighbor_table_within(features.representation, images.labels, config.neighbors_k)
+                table = neighbor_table_within(features.representation, images.labels, config.neighbors_k, device)
             else:
-                table = neighbor_table(features.representation, config.neighbors_k)
+                table = neighbor_table(features.representation, config.neighbors_k, device)
         self.context = PairingContext(images.labels, table, config.pair_purity)
 
     def partners(self, seed: int, epoch: int, purpose: str = "partners") -> Indices:
@@ -201,11 +209,11 @@ class _Pairs:
         return first.alternate(second, batch).to(self._images.device)
 
     def views(self, batch: Batch) -> Tensor:
-        """A step's first views, then its second ones: 2 B indices -> [2 B, 3, S, S] float32 in [0, 1]."""
-        images, draws = self._images[batch.indices], batch.draws
+        """For each step its first views, then its second ones: 2 B indices a step -> [2 B, 3, S, S] float32 in [0, 1]."""
+        images, draws = self._images.index_select(0, batch.indices), batch.draws
         if draws is None:
             return to_float(images)
         if self._pairing.anchor_augmented:
             return augment(images, draws)
-        half = len(images) // 2
-        return torch.cat([to_float(images[:half]), augment(images[half:], draws[half:])])
+        second = torch.arange(len(images), device=images.device).reshape(-1, 2, self._batch_size)[:, 1].flatten()
+        return to_float(images).index_copy_(0, second, augment(images.index_select(0, second), draws[second]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.augment import Batch
 from core.compute_settings import compute_settings
 from core.config import TrialConfig, check_sizes
 from core.cuda_graph import CudaGraphStep
 from core.datasets import Splits
+from core.draws import Batch
 from core.errors import NonFiniteLossError
 from core.models import build_encoder
 from core.objectives import build_objective
@@ -26,6 +26,8 @@ from core.rng import generator
 #: One epoch's measurements by name, with ``epoch`` (from 1) and ``time`` (Unix time at its end).
 EpochRecord = dict[str, float]
 
+#: Views made at once on a CPU: for several steps of small batches, so that torch's cost of starting an operation counts less.
+_VIEWS_AT_ONCE = 2048
 _CHECK_EVERY = 32  # steps between looks at the loss on a GPU, where every look makes the host wait
 
 
@@ -133,10 +135,14 @@ class _Run:
         self._config, self._device = config, device
         self._images = len(splits.train)
         self._bf16 = config.precision == "bf16"
-        self._layout = torch.channels_last if self._bf16 else torch.contiguous_format
+        # Faster on a CPU, and on a GPU in bf16 (measured, see docs/benchmarks.md).
+        channels_last = self._bf16 or device.type == "cpu"
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.objective = build_objective(config, splits, device, parent)
         encoder: Any = untrained_encoder(config, splits, device)  # torch types no memory_format of a module before 2.14
         self.encoder: nn.Sequential = encoder.to(memory_format=self._layout)
+        self._above_normalize = self.encoder[1:]
+        self._has_batch_norm = any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in self.encoder.modules())
         self.projector = self.objective.top
         self.optimizer = _optimizer(config, [*self.encoder.parameters(), *self.projector.parameters()], self._device)
         self._graphed = None if self._device.type == "cpu" else CudaGraphStep()
@@ -168,6 +174,7 @@ class _Run:
         self.projector.train()
         names = self.objective.terms
         terms = torch.empty(steps, len(names), device=self._device)
+        views = self._views(batches, size)
         for step in range(steps):
             rate = learning_rate(config, epoch - 1 + step / steps)
             for group in self.optimizer.param_groups:
@@ -176,7 +183,7 @@ class _Run:
                 else:
                     group["lr"] = rate
             batch = batches[size * step : size * (step + 1)]
-            terms[step] = self._take_step(batch) if self._graphed is None else self._graphed(self._take_step, batch)
+            terms[step] = self._learn(batch, next(views)) if self._graphed is None else self._graphed(self._take_step, batch)
             if self._device.type == "cpu" or step % _CHECK_EVERY == 0 or step == steps - 1:
                 _check_finite(terms[: step + 1, 0], epoch)
         means = terms.double().mean(dim=0).tolist()
@@ -186,9 +193,19 @@ class _Run:
             "seconds": seconds,
         }
 
+    def _views(self, batches: Batch, size: int) -> Iterator[Tensor]:
+        """Each step's views: of ``size`` entries of ``batches``; several steps' are made at once."""
+        at_once = max(1, _VIEWS_AT_ONCE // size) * size
+        for start in range(0, len(batches), at_once):
+            yield from self.objective.views(batches[start : start + at_once]).split(size)
+
     def _take_step(self, batch: Batch) -> Tensor:
-        """One step of the optimiser; returns the terms before it."""
-        loss, *others = self.objective.step(batch, self._forward)
+        """One step, from indices and draws to new weights."""
+        return self._learn(batch, self.objective.views(batch))
+
+    def _learn(self, batch: Batch, views: Tensor) -> Tensor:
+        """One step of the optimiser on a batch's views; returns the terms before it."""
+        loss, *others = self.objective.step(batch, views, self._forward)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -205,10 +222,16 @@ class _Run:
                 raise NonFiniteLossError(f"{name} is not finite after epoch {epoch} ({value})")
         return measured
 
-    def _forward(self, views: Tensor) -> Tensor:
+    def _forward(self, views: Tensor, parts: int) -> list[Tensor]:
+        """See :data:`core.objectives.Forward`."""
+        # Normalised first: with the channels last, torch subtracts a number from each of them several times more slowly.
+        views = self.encoder[0](views).contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            output: Tensor = self.projector(self.encoder(views.contiguous(memory_format=self._layout)))
-            return output
+            if self._has_batch_norm:
+                representations = [self._above_normalize(part) for part in views.chunk(parts)]
+            else:  # an image's representation does not depend on the others, and one pass is faster than two
+                representations = self._above_normalize(views).chunk(parts)
+            return [self.projector(part) for part in representations]
 
 
 def _optimizer(config: TrialConfig, parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:

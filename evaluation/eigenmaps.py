@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix, diags_array
 from scipy.sparse.csgraph import connected_components
 
-from core.neighbors import nearest, neighbor_table
+from core.neighbors import exact_distances, nearest, neighbor_table
 from core.rng import generator
 
 #: A dimension whose eigenvalue is smaller varies from each point to the next; its extension would magnify noise tenfold.
@@ -97,7 +97,7 @@ def _connected(graph: csr_matrix, points: NDArray[np.float32]) -> tuple[csr_matr
         return graph, 0
     largest = np.flatnonzero(component == np.argmax(np.bincount(component)))
     outside = np.flatnonzero(component != component[largest[0]])
-    distances, found = nearest(points[largest], points[outside], 1)
+    distances, found = exact_distances(points[largest], points[outside], 1)
     rows, columns = [], []
     for label in np.unique(component[outside]):
         members = np.flatnonzero(component[outside] == label)

@@ -31,8 +31,9 @@ def operated(images: ImageSet, operation: str) -> ImageSet:
     """The images after one operation, its parameters drawn for every image, always the same; rounded to bytes again."""
     import torch
 
-    from core.augment import augment, draw
+    from core.augment import augment
     from core.datasets import ImageSet
+    from core.draws import draw
     from core.embed import as_tensor
 
     draws = draw(OPERATIONS[operation], len(images), images.images.shape[-1], seed=0, purpose="invariance")

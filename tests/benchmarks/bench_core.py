@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.augment import augment, draw
+from core.augment import augment
 from core.compute_settings import compute_settings
 from core.config import Augmentation, make_config
 from core.datasets import ImageSet, Splits
+from core.draws import draw
 from core.neighbors import neighbor_table
 from core.train import train
 from evaluation.clustering import silhouettes

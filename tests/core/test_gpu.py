@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from core.augment import augment, draw
+from core.augment import augment
 from core.config import Augmentation
 from core.datasets import Splits
+from core.draws import draw
 from core.loss import vicreg_loss
 from core.train import Checkpoint, TrainResult, train
 from tests.conftest import image_set, tiny_config
@@ -69,7 +70,7 @@ def test_deterministic_runs_agree_and_resume_to_the_bit(encoder: str, precision:
 def test_a_recorded_step_is_the_step(optimizer: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fields: dict[str, Any] = {"optimizer": optimizer, "method": method, "schedule": "cosine", "warmup_epochs": 1}
     recorded, _ = run(**fields)
-    monkeypatch.setattr("core.train.GraphedStep", lambda: lambda step, batch: step(batch))
+    monkeypatch.setattr("core.train.CudaGraphStep", lambda: lambda step, batch: step(batch))
     assert_equal(recorded, run(**fields)[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import torch
 from torch import nn
 
 import core.train as module
-from core.augment import Batch
 from core.augment import augment as _augment
 from core.config import TrialConfig
 from core.datasets import Splits
+from core.draws import Batch
 from core.errors import InputError, NonFiniteLossError
 from core.loss import LossTerms
 from core.models import build_encoder
@@ -263,15 +264,21 @@ def test_with_one_view_augmented_the_anchor_is_left_as_it_is(splits: Splits, mon
 def test_a_step_looks_at_its_batch_alone(splits: Splits, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU relies on: a step recorded once is fed the batches in one place, each copied over the one before."""
     plain = train(tiny_config(**fields), splits)
-    take_step, place = _Run._take_step, list[Batch]()
+    place: list[Batch] = []
 
-    def replayed(run: _Run, batch: Batch) -> torch.Tensor:
+    def replay(step: Callable[[Batch], torch.Tensor], batch: Batch) -> torch.Tensor:
         if not place:
             place.append(batch.clone())
         place[0].copy_(batch)
-        return take_step(run, place[0])
+        return step(place[0])
 
-    monkeypatch.setattr(_Run, "_take_step", replayed)
+    set_up = _Run.__init__
+
+    def set_up_as_on_a_gpu(run: Any, *arguments: Any) -> None:
+        set_up(run, *arguments)
+        run._graphed = replay
+
+    monkeypatch.setattr(_Run, "__init__", set_up_as_on_a_gpu)
     fed = train(tiny_config(**fields), splits)
     assert len({tensor.data_ptr() for tensor in place[0]._tensors()}) == len(place[0]._tensors()) > 1
     assert_same_bits(plain, fed)
