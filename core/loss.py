@@ -110,7 +110,7 @@ def _hinge(variances: Tensor, gamma: float, epsilon: float, dtype: torch.dtype) 
 
 
 def _off_diagonal(centered: Tensor) -> Tensor:
-    loss: Tensor = _OffDiagonal.apply(centered)  # type: ignore[no-untyped-call]
+    loss: Tensor = _OffDiagonal.apply(centered)
     return loss
 
 
@@ -134,4 +134,5 @@ class _OffDiagonal(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         centered, off_diagonal = ctx.saved_tensors
         n, d = centered.shape
-        return (centered @ off_diagonal).mul_(gradient * 4 / (d * (n - 1)))
+        own: Tensor = (centered @ off_diagonal).mul_(gradient * 4 / (d * (n - 1)))
+        return own

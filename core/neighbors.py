@@ -95,8 +95,8 @@ def _candidates(
     points, others = torch.from_numpy(base).to(device), torch.from_numpy(queries).to(device)
     with torch.inference_mode():
         offsets = points.square().sum(dim=1) / -2  # the nearest has the largest q.b - |b|^2 / 2
-        found = [_largest(offsets, others[rows], points, k, device)[1] for rows in _slices(len(others), _QUERIES, device)]
-        return torch.cat(found) if found else torch.empty(0, k, dtype=torch.int64, device=device)
+        parts = [_largest(offsets, others[rows], points, k, device)[1] for rows in _slices(len(others), _QUERIES, device)]
+        return torch.cat(parts) if parts else torch.empty(0, k, dtype=torch.int64, device=device)
 
 
 def _check(base: NDArray[np.float32], queries: NDArray[np.float32], k: int, what: str) -> None:

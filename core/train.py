@@ -197,7 +197,7 @@ class _Run:
         """Each step's views: of ``size`` entries of ``batches``; several steps' are made at once."""
         at_once = max(1, _VIEWS_AT_ONCE // size) * size
         for start in range(0, len(batches), at_once):
-            yield from self.objective.views(batches[start : start + at_once]).split(size)
+            yield from torch.split(self.objective.views(batches[start : start + at_once]), size)
 
     def _take_step(self, batch: Batch) -> Tensor:
         """One step, from indices and draws to new weights."""

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from core.neighbors import exact_distances
 
+if TYPE_CHECKING:
+    import torch
+
 NEIGHBORS = 2
 Scores = NDArray[np.float64]
 
 
-def scores(train: NDArray[np.float32], queries: NDArray[np.float32]) -> Scores:
+def scores(
+    train: NDArray[np.float32], queries: NDArray[np.float32], device: torch.device | str = "cpu"
+) -> Scores:  # fmt: skip
     """The studies' score: the mean Euclidean distance to the two nearest train representations.
 
     Args:
         train: [N, D] float32.
         queries: [M, D] float32.
+        device: where to compute.
 
     Returns:
         [M] float64, higher for what is more anomalous.
     """
-    distances, _ = exact_distances(train, queries, NEIGHBORS)
+    distances, _ = exact_distances(train, queries, NEIGHBORS, device)
     mean: Scores = distances.mean(axis=1)
     return mean
 

@@ -21,12 +21,13 @@ from evaluation.eigenmaps import Eigenmaps, extend, laplacian_eigenmaps
 State = Mapping[str, NDArray[Any]]
 
 
-def fit(config: TrialConfig, splits: Splits) -> dict[str, NDArray[Any]]:
+def fit(config: TrialConfig, splits: Splits, device: torch.device | str = "cpu") -> dict[str, NDArray[Any]]:
     """What a method that trains no encoder takes from the train images; nothing for pixels and initial weights.
 
     Args:
         config: with such a method.
         splits: the trial's images, of which train alone is looked at.
+        device: where neighbours are looked for.
     """
     if config.method == "pca":
         from sklearn.decomposition import PCA
@@ -38,7 +39,7 @@ def fit(config: TrialConfig, splits: Splits) -> dict[str, NDArray[Any]]:
         return {"mean": fitted.mean_, "components": fitted.components_}
     if config.method == "laplacian-eigenmaps":
         points = pixels(splits.train).representation
-        embedded = laplacian_eigenmaps(points, config.representation_dim, config.graph_neighbors)
+        embedded = laplacian_eigenmaps(points, config.representation_dim, config.graph_neighbors, device)
         return {
             "embedding": embedded.embedding, "eigenvalues": embedded.eigenvalues, "bridges": np.array(embedded.bridges),
         }  # fmt: skip
@@ -69,7 +70,7 @@ def embedder(config: TrialConfig, splits: Splits, device: torch.device | str, st
         def eigenmaps(images: ImageSet) -> Features:
             if images is splits.train:
                 return _features(embedded.embedding, images)
-            return _features(extend(points, embedded, pixels(images).representation, config.graph_neighbors), images)
+            return _features(extend(points, embedded, pixels(images).representation, config.graph_neighbors, device), images)
 
         return eigenmaps
     encoder = untrained_encoder(config, splits, device)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Labels = NDArray[np.int64]
-_BLOCK = 1024  # rows of the distance matrix in memory at once
+_TILE, _TILE_ON_GPU = 512, 4096  # rows and columns of the part of the distance matrix in memory at once: a core's cache
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,15 @@ def kmeans(points: NDArray[np.float32], k: int) -> Clusters:
     return Clusters(fitted.labels_.astype(np.int64), fitted.cluster_centers_)
 
 
-def silhouettes(points: NDArray[np.float32], labelings: list[Labels]) -> list[float]:
+def silhouettes(
+    points: NDArray[np.float32], labelings: list[Labels], device: torch.device | str = "cpu"
+) -> list[float]:  # fmt: skip
     """The exact mean silhouette (Rousseeuw 1987) of all points, under each labelling, from one pass over the distances.
 
     Args:
         points: [N, D].
         labelings: each [N] int64.
+        device: where to compute, in float64.
 
     Returns:
         One mean for each labelling; NaN where it has fewer than two labels. A point alone under its label counts 0.
@@ -60,26 +64,35 @@ def silhouettes(points: NDArray[np.float32], labelings: list[Labels]) -> list[fl
 
     from core.embed import as_tensor
 
-    x = as_tensor(points).double()
-    x = x - x.mean(dim=0)  # distances stay; what is lost to cancellation shrinks
-    square = x.square().sum(dim=1)
-    members = []
-    for labels in labelings:
-        _, index = np.unique(labels, return_inverse=True)
-        members.append(torch.nn.functional.one_hot(torch.from_numpy(index.reshape(-1))).double())
-    of_all = torch.cat(members, dim=1)
-    sums = torch.zeros_like(of_all)  # of a point's distances to the points of each label
-    for start in range(0, len(x), _BLOCK):
-        rows, rest = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
-        # A distance is computed once for both of its points.
-        distances = (square[rows, None] + square[start:] - 2 * x[rows] @ x[start:].T).clamp_(min=0)
-        distances.fill_diagonal_(0).sqrt_()
-        sums[rows] += distances @ of_all[start:]
-        sums[rest] += distances[:, _BLOCK:].T @ of_all[rows]
-    return [
-        _mean_silhouette(part, one_hot)
-        for part, one_hot in zip(torch.split(sums, [one_hot.shape[1] for one_hot in members], dim=1), members, strict=True)
-    ]
+    with torch.inference_mode():
+        x = as_tensor(points).to(device).double()
+        x = x - x.mean(dim=0)  # distances stay; what is lost to cancellation shrinks
+        members = []
+        for labels in labelings:
+            _, index = np.unique(labels, return_inverse=True)
+            members.append(torch.nn.functional.one_hot(torch.from_numpy(index.reshape(-1)).to(device)).double())
+        sums = _sums_of_distances(x, torch.cat(members, dim=1))
+        parts = torch.split(sums, [one_hot.shape[1] for one_hot in members], dim=1)
+        return [_mean_silhouette(part, one_hot) for part, one_hot in zip(parts, members, strict=True)]
+
+
+def _sums_of_distances(x: Tensor, of_all: Tensor) -> Tensor:
+    """[N, K]: each point's distances to the members [N, K] of each label, summed; tile by tile, each distance once."""
+    import torch
+
+    square, sums = x.square().sum(dim=1), torch.zeros_like(of_all)
+    size = _TILE if x.device.type == "cpu" else _TILE_ON_GPU
+    tiles = [slice(start, start + size) for start in range(0, len(x), size)]
+    for i, rows in enumerate(tiles):
+        for columns in tiles[i:]:
+            distances = torch.addmm(square[columns], x[rows], x[columns].T, alpha=-2).add_(square[rows, None])
+            distances.clamp_(min=0).sqrt_()
+            if rows == columns:
+                distances.fill_diagonal_(0)
+            else:
+                sums[columns] += distances.T @ of_all[rows]
+            sums[rows] += distances @ of_all[columns]
+    return sums
 
 
 def _mean_silhouette(sums: Tensor, one_hot: Tensor) -> float:

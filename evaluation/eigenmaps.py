@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from scipy.sparse.csgraph import connected_components
 
 from core.neighbors import exact_distances, nearest, neighbor_table
 from core.rng import generator
+
+if TYPE_CHECKING:
+    import torch
 
 #: A dimension whose eigenvalue is smaller varies from each point to the next; its extension would magnify noise tenfold.
 LEAST_EIGENVALUE = 0.1
@@ -32,7 +36,9 @@ class Eigenmaps:
     bridges: int
 
 
-def laplacian_eigenmaps(points: NDArray[np.float32], dims: int, k: int) -> Eigenmaps:
+def laplacian_eigenmaps(
+    points: NDArray[np.float32], dims: int, k: int, device: torch.device | str = "cpu"
+) -> Eigenmaps:  # fmt: skip
     """Solves ``L f = lambda D f`` for the smallest eigenvalues but the trivial one (their eq. 1), on the graph of neighbours.
 
     Two points are joined, with weight 1, where either is among the k nearest of the other (their "simple-minded" weights,
@@ -44,6 +50,7 @@ def laplacian_eigenmaps(points: NDArray[np.float32], dims: int, k: int) -> Eigen
         points: [N, P] float32.
         dims: dimensions of the embedding, at most N - 2; those whose eigenvalue is below LEAST_EIGENVALUE are left out.
         k: neighbours of a point, at most N - 1.
+        device: where neighbours are looked for.
 
     Raises:
         ValueError: if no dimension is left.
@@ -51,10 +58,10 @@ def laplacian_eigenmaps(points: NDArray[np.float32], dims: int, k: int) -> Eigen
     from scipy.sparse.linalg import eigsh
 
     n = len(points)
-    table = neighbor_table(points, k)
+    table = neighbor_table(points, k, device)
     graph = coo_matrix((np.ones(n * k), (np.repeat(np.arange(n), k), table.reshape(-1))), shape=(n, n)).tocsr()
     graph = graph.maximum(graph.T)
-    graph, bridges = _connected(graph, points)
+    graph, bridges = _connected(graph, points, device)
     degrees = np.asarray(graph.sum(axis=1)).reshape(-1)
     scale = diags_array(1 / np.sqrt(degrees))
     start = generator(0, "eigenmaps").normal(size=n)
@@ -69,7 +76,13 @@ def laplacian_eigenmaps(points: NDArray[np.float32], dims: int, k: int) -> Eigen
     return Eigenmaps(embedding.astype(np.float32), values[order], bridges)
 
 
-def extend(points: NDArray[np.float32], embedded: Eigenmaps, queries: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+def extend(
+    points: NDArray[np.float32],
+    embedded: Eigenmaps,
+    queries: NDArray[np.float32],
+    k: int,
+    device: torch.device | str = "cpu",
+) -> NDArray[np.float32]:
     """The embedding of new points (Bengio et al., "Out-of-sample extensions ...", NIPS 2003, sec. 2 for eigenmaps).
 
     An eigenvector of the random walk fulfils ``lambda f(i) = sum_j p(i, j) f(j)``; the same equation gives f at a new point,
@@ -80,24 +93,27 @@ def extend(points: NDArray[np.float32], embedded: Eigenmaps, queries: NDArray[np
         embedded: their embedding.
         queries: [M, P] float32.
         k: neighbours of a point.
+        device: where they are looked for.
 
     Returns:
         [M, D] float32.
     """
-    _, found = nearest(points, queries, k)
+    _, found = nearest(points, queries, k, device)
     walked = embedded.embedding[found].mean(axis=1, dtype=np.float64)
     extended: NDArray[np.float32] = (walked / embedded.eigenvalues).astype(np.float32)
     return extended
 
 
-def _connected(graph: csr_matrix, points: NDArray[np.float32]) -> tuple[csr_matrix, int]:
+def _connected(
+    graph: csr_matrix, points: NDArray[np.float32], device: torch.device | str
+) -> tuple[csr_matrix, int]:  # fmt: skip
     """The graph with each component joined to the largest by the shortest edge between the two, and how many were joined."""
     count, component = connected_components(graph, directed=False)
     if count == 1:
         return graph, 0
     largest = np.flatnonzero(component == np.argmax(np.bincount(component)))
     outside = np.flatnonzero(component != component[largest[0]])
-    distances, found = exact_distances(points[largest], points[outside], 1)
+    distances, found = exact_distances(points[largest], points[outside], 1, device)
     rows, columns = [], []
     for label in np.unique(component[outside]):
         members = np.flatnonzero(component[outside] == label)

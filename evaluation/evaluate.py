@@ -47,7 +47,7 @@ def _study(e: EvaluationInputs) -> float:
 
 
 def _knn(e: EvaluationInputs) -> float:
-    return retrieval.knn_accuracy(e.train.representation, e.train.labels, e.test.representation, e.test.labels)
+    return retrieval.knn_accuracy(e.train.representation, e.train.labels, e.test.representation, e.test.labels, device=e.device)
 
 
 def _last(name: str) -> Callable[[EvaluationInputs], float | None]:
@@ -141,7 +141,8 @@ METRICS: dict[str, Metric] = {
     ),
     "silhouette_classes": Metric(lambda e: e.silhouettes[1], None, "of the true classes in the train representation"),
     "rankme": Metric(
-        lambda e: spectrum.rankme(e.train.representation), None, "RankMe of the train representation (singular values)"
+        lambda e: spectrum.rankme(e.train.representation, e.moments), None,
+        "RankMe of the train representation (singular values)",
     ),
     "effective_rank": Metric(
         lambda e: spectrum.effective_rank(e.covariance_eigenvalues), None, "effective rank of its covariance"
@@ -172,7 +173,9 @@ METRICS: dict[str, Metric] = {
         for factor in digits_m.FACTORS
     },
     "farthest_distinct": Metric(
-        lambda e: retrieval.distinct_farthest(e.train.representation, e.test.representation[e.looked_at]), None,
+        lambda e: retrieval.distinct_farthest(
+            e.train.representation, e.test.representation[e.looked_at], device=e.device
+        ), None,
         "different images among the 5 most distant ones of 1,000 test images, of as many as there could be; near 0: hubs",
         version=2,
     ),

@@ -15,9 +15,12 @@ from core.datasets import balanced_subset
 from core.pairing import PairStatistics
 from evaluation import anomaly, clustering, invariance, spectrum
 from evaluation.linear_readout import linear_r2
+from evaluation.moments import Moments, moments_of
 from evaluation.probe import Probe, logistic_probe
 
 if TYPE_CHECKING:
+    import torch
+
     from core.datasets import ImageSet, Splits
     from core.embed import Features
 
@@ -40,6 +43,7 @@ class EvaluationInputs:
         untrained_probe_accuracy: ``probe_accuracy`` of the untrained encoder of the same seed, architecture and data.
         images: the images themselves; None where only features are at hand.
         embed: images -> features, as those above were made.
+        device: where linear algebra is computed.
     """
 
     train: Features
@@ -55,21 +59,27 @@ class EvaluationInputs:
     untrained_probe_accuracy: float | None = None
     images: Splits | None = None
     embed: Callable[[ImageSet], Features] | None = None
+    device: torch.device | str = "cpu"
     _of_anomalies: dict[str, AnomalyInputs] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def probe(self) -> Probe:
         """The converged probe on the representation."""
-        return self._probe(lambda features: features.representation)
+        return self._probe(lambda features: features.representation, self.moments)
 
     @cached_property
     def backbone_probe(self) -> Probe:
         """The converged probe on the backbone's features."""
-        return self._probe(lambda features: features.backbone)
+        return self._probe(lambda features: features.backbone, moments_of(self.train.backbone, self.device))
 
-    def _probe(self, space: Callable[[Features], Any]) -> Probe:
+    def _probe(self, space: Callable[[Features], Any], moments: Moments) -> Probe:
         train, validation, test = ((space(part), part.labels) for part in (self.train, self.validation, self.test))
-        return logistic_probe(train, validation, test)
+        return logistic_probe(train, validation, test, moments)
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Of the train representation."""
+        return moments_of(self.train.representation, self.device)
 
     @cached_property
     def clusters(self) -> clustering.Clusters:
@@ -79,13 +89,15 @@ class EvaluationInputs:
     @cached_property
     def silhouettes(self) -> tuple[float, float]:
         """Mean silhouette of the clusters, and of the true classes."""
-        clusters, classes = clustering.silhouettes(self.train.representation, [self.clusters.assignment, self.train.labels])
+        clusters, classes = clustering.silhouettes(
+            self.train.representation, [self.clusters.assignment, self.train.labels], self.device
+        )
         return clusters, classes
 
     @cached_property
     def test_scores(self) -> anomaly.Scores:
         """Anomaly scores of the test images."""
-        return anomaly.scores(self.train.representation, self.test.representation)
+        return anomaly.scores(self.train.representation, self.test.representation, self.device)
 
     @property
     def compact(self) -> bool:
@@ -106,7 +118,7 @@ class EvaluationInputs:
     @cached_property
     def covariance_eigenvalues(self) -> NDArray[np.float64]:
         """Of the train representation, in descending order."""
-        return spectrum.covariance_eigenvalues(self.train.representation)
+        return spectrum.covariance_eigenvalues(self.train.representation, self.moments)
 
     @cached_property
     def read_off(self) -> dict[str, float]:
@@ -118,18 +130,19 @@ class EvaluationInputs:
         return linear_r2(
             [features.representation for features, _ in parts],
             {name: (train[name], validation[name], test[name]) for name in test},
+            self.moments,
         )
 
     @cached_property
     def validation_scores(self) -> anomaly.Scores:
         """Anomaly scores of the validation images."""
-        return anomaly.scores(self.train.representation, self.validation.representation)
+        return anomaly.scores(self.train.representation, self.validation.representation, self.device)
 
     def of_anomalies(self, name: str) -> AnomalyInputs:
         """Return the inputs of one anomaly set."""
         if name not in self._of_anomalies:
             representation = self.anomalies[name].representation
-            scores = anomaly.scores(self.train.representation, representation)
+            scores = anomaly.scores(self.train.representation, representation, self.device)
             self._of_anomalies[name] = AnomalyInputs(self.test_scores, scores, representation if self.compact else None)
         return self._of_anomalies[name]
 
@@ -137,7 +150,7 @@ class EvaluationInputs:
         """Anomaly AUC of the first anomaly set on its images for validation; None where it has none."""
         if self.validation_anomalies is None:
             return None
-        scores = anomaly.scores(self.train.representation, self.validation_anomalies.representation)
+        scores = anomaly.scores(self.train.representation, self.validation_anomalies.representation, self.device)
         return anomaly.auc(self.validation_scores, scores)
 
 

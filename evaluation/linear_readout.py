@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.moments import Moments, moments_of
+
 #: Ridge penalties tried, for standardised features and a sum of squared errors.
 PENALTIES = tuple(10.0**exponent for exponent in range(-2, 6))
 
 
 def linear_r2(
-    features: Sequence[NDArray[np.float32]], targets: Mapping[str, Sequence[NDArray[np.float64]]]
+    features: Sequence[NDArray[np.float32]],
+    targets: Mapping[str, Sequence[NDArray[np.float64]]],
+    moments: Moments | None = None,
 ) -> dict[str, float]:
     """The share of each target's variance that a linear function of the representation explains on test (mean R^2).
 
@@ -23,19 +27,24 @@ def linear_r2(
     Args:
         features: [N, D] of train, [M, D] of validation, [K, D] of test.
         targets: for each, [N, F] of train, [M, F] of validation, [K, F] of test.
+        moments: of the train features, where they are known.
     """
-    from scipy.linalg import cho_factor, cho_solve
+    import torch
     from sklearn.metrics import r2_score
     from sklearn.preprocessing import StandardScaler
 
+    moments = moments or moments_of(features[0])
     scaler = StandardScaler().fit(features[0].astype(np.float64))
     x, xv, xt = (scaler.transform(points.astype(np.float64)) for points in features)
     y = np.concatenate([parts[0] for parts in targets.values()], axis=1)
-    means, gram, moments = y.mean(axis=0), x.T @ x, x.T @ (y - y.mean(axis=0))
+    means = y.mean(axis=0)
+    gram = torch.from_numpy(moments.scatter / np.outer(scaler.scale_, scaler.scale_)).to(moments.device)
+    right = torch.from_numpy(x.T @ (y - means)).to(moments.device)
     columns = np.cumsum([0, *(parts[0].shape[1] for parts in targets.values())])
     best: dict[str, tuple[float, float]] = {}
     for penalty in PENALTIES:
-        weights = cho_solve(cho_factor(gram + penalty * np.eye(len(gram))), moments)
+        root = torch.linalg.cholesky(gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+        weights = torch.cholesky_solve(right, root).cpu().numpy()
         on_validation, on_test = xv @ weights + means, xt @ weights + means
         for i, (name, (_, v, t)) in enumerate(targets.items()):
             own = slice(columns[i], columns[i + 1])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from core.datasets import balanced_subset
 from core.neighbors import farthest, nearest
 from evaluation.inputs import AnomalyInputs, EvaluationInputs
+from evaluation.moments import product
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -76,11 +77,22 @@ def _finite(points: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _axes(e: EvaluationInputs) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean [D], variances [D] in descending order and axes [D, A] of the test representations."""
+    """Mean [D], descending variances [D] and axes [D, A] of the test representations; an axis without variance is 0."""
+    import torch
+
     points = _finite(e.test.representation)
-    mean = points.mean(axis=0)
-    variances, axes = np.linalg.eigh(np.cov(points, rowvar=False).reshape(points.shape[1], -1))
-    return mean, variances[::-1].clip(min=0), axes[:, ::-1][:, :AXES]
+    (n, d), mean = points.shape, points.mean(axis=0)
+    centered = torch.from_numpy(points - mean).to(e.device)
+    # From the smaller of the two products, which have the same eigenvalues.
+    values, vectors = torch.linalg.eigh(product(centered.T, centered) if d <= n else product(centered, centered.T))
+    variances = np.zeros(d)
+    variances[: len(values)] = values.flip(0).cpu().numpy().clip(min=0) / max(n - 1, 1)
+    axes = vectors.flip(1)[:, :AXES]
+    if d > n:
+        lengths = values.flip(0)[:AXES].clamp(min=0).sqrt()
+        there = lengths > lengths[:1] * d * torch.finfo(lengths.dtype).eps
+        axes = product(centered.T, axes.contiguous()) / torch.where(there, lengths, torch.inf)
+    return mean, variances, axes.cpu().numpy()
 
 
 def _projection(e: EvaluationInputs) -> Arrays:
@@ -99,7 +111,7 @@ def _projection(e: EvaluationInputs) -> Arrays:
 
 
 def _clusters(e: EvaluationInputs) -> Arrays:
-    _, found = nearest(e.clusters.centers, e.test.representation, 1)
+    _, found = nearest(e.clusters.centers, e.test.representation, 1, e.device)
     table = np.zeros((e.classes, len(e.clusters.centers)), dtype=np.int64)
     np.add.at(table, (e.train.labels, e.clusters.assignment), 1)
     return {"train": e.clusters.assignment, "test": found[:, 0], "centers": e.clusters.centers, "contingency": table}
@@ -110,8 +122,8 @@ def _retrieval(e: EvaluationInputs) -> Arrays:
     _, queries = np.unique(e.test.labels, return_index=True)
     points = e.test.representation[queries]
     k = min(RETRIEVED, len(e.train))
-    near_distances, near = nearest(e.train.representation, points, k)
-    far_distances, far = farthest(e.train.representation, points, k)
+    near_distances, near = nearest(e.train.representation, points, k, e.device)
+    far_distances, far = farthest(e.train.representation, points, k, e.device)
     return {
         "queries": queries, "labels": e.test.labels[queries],
         "nearest": near, "nearest_labels": e.train.labels[near], "nearest_distances": near_distances,

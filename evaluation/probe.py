@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from core.rng import generator
+from evaluation.moments import Moments, moments_of, product
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Points [N, D] float32 and their labels [N] int64.
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -39,7 +44,7 @@ class Probe:
     converged: bool
 
 
-def logistic_probe(train: Labelled, validation: Labelled, test: Labelled) -> Probe:
+def logistic_probe(train: Labelled, validation: Labelled, test: Labelled, moments: Moments | None = None) -> Probe:
     """Multinomial logistic regression on standardised features, fitted by L-BFGS until its gradient is small.
 
     Features are standardised with train's mean and deviation (constant ones are left at zero), so the result does not depend on
@@ -51,23 +56,28 @@ def logistic_probe(train: Labelled, validation: Labelled, test: Labelled) -> Pro
     Args:
         train: points [N, D] float32 with labels [N] int64; likewise validation and test, of which there may be none (M = 0;
             the accuracy then is NaN).
+        moments: of the train points, where they are known; the probe is fitted on their device. None: on the CPU.
 
     Raises:
         ValueError: if a value is not finite, or train has a single class.
     """
+    import torch
+
     if not all(np.isfinite(points).all() for points, _ in (train, validation, test)):
         raise ValueError("a representation holds NaN or infinity")
-    mean, std = train[0].mean(axis=0, dtype=np.float64), train[0].std(axis=0, dtype=np.float64)
+    moments = moments or moments_of(train[0])
+    mean, std = moments.mean, train[0].std(axis=0, dtype=np.float64)
     std[std == 0] = 1
-    x, xv, xt = ((points - mean) / std for points, _ in (train, validation, test))
     names, labels = np.unique(train[1], return_inverse=True)
     if len(names) < 2:
         raise ValueError("a classifier needs images of two classes")
-    curvature = x.T @ x / (len(x) * len(names))
+    x = torch.from_numpy((train[0] - mean) / std).to(moments.device)
+    xv, xt = ((points - mean) / std for points, _ in (validation, test))
+    curvature = torch.from_numpy(moments.scatter / np.outer(std, std) / (len(x) * len(names))).to(moments.device)
     best: Probe | None = None
     weights = np.zeros((x.shape[1] + 1, len(names)))
     for l2 in L2_STRENGTHS:
-        weights, converged = _fit(x, labels, l2, curvature, weights)
+        weights, converged = _fit(x, torch.from_numpy(labels).to(moments.device), l2, curvature, weights)
         validation_accuracy, _ = _accuracy(xv, validation[1], weights, names)
         if best is None or validation_accuracy > best.validation_accuracy:
             accuracy, predictions = _accuracy(xt, test[1], weights, names)
@@ -87,7 +97,7 @@ def _accuracy(
 
 
 def _fit(
-    x: NDArray[np.float64], labels: NDArray[np.int64], l2: float, curvature: NDArray[np.float64], start: NDArray[np.float64]
+    x: Tensor, labels: Tensor, l2: float, curvature: Tensor, start: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], bool]:
     """Weights [D + 1, C], the bias last, at the minimum of mean cross-entropy + l2 / 2 * ||W||^2; and whether it was reached.
 
@@ -95,46 +105,47 @@ def _fit(
     representation's directions differ in scale by orders of magnitude, and in these coordinates steps are few.
 
     Args:
-        x: [N, D].
-        labels: [N] in [0, C).
+        x: [N, D] float64.
+        labels: [N] int64 in [0, C), on its device.
         l2: the penalty's strength.
-        curvature: x^T x / (N C), [D, D].
+        curvature: x^T x / (N C), [D, D], likewise.
         start: where to start, [D + 1, C].
     """
-    from scipy.linalg import cholesky, solve_triangular
+    import torch
     from scipy.optimize import minimize
-    from scipy.special import log_softmax
 
-    rows = np.arange(len(x))
-    root = cholesky(curvature + l2 * np.eye(len(curvature)), lower=True)
-    of_bias = 1 / np.sqrt(start.shape[1])
+    rows, device = torch.arange(len(x), device=x.device), x.device
+    root = torch.linalg.cholesky(curvature + l2 * torch.eye(len(curvature), dtype=x.dtype, device=device))
+    of_bias = start.shape[1] ** -0.5
     steepest = np.inf
 
-    def weights_of(position: NDArray[np.float64]) -> NDArray[np.float64]:
-        u = position.reshape(start.shape)
-        return np.vstack([solve_triangular(root, u[:-1], lower=True, trans="T"), u[-1:] / of_bias])
+    def weights_of(position: NDArray[np.float64]) -> Tensor:
+        u = torch.from_numpy(position.reshape(start.shape)).to(device)
+        return torch.cat([torch.linalg.solve_triangular(root.T, u[:-1], upper=True), u[-1:] / of_bias])
 
     def objective(position: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         nonlocal steepest
         w = weights_of(position)
-        log_p = log_softmax(x @ w[:-1] + w[-1], axis=1)
-        error = np.exp(log_p)
+        log_p = torch.log_softmax(product(x, w[:-1]).add_(w[-1]), dim=1)
+        error = log_p.exp()
         error[rows, labels] -= 1
-        gradient = np.vstack([x.T @ error / len(x) + l2 * w[:-1], error.mean(axis=0, keepdims=True)])
-        steepest = float(np.abs(gradient).max())
-        value = -log_p[rows, labels].mean() + l2 / 2 * np.square(w[:-1]).sum()
-        return float(value), np.vstack([solve_triangular(root, gradient[:-1], lower=True), gradient[-1:] / of_bias]).ravel()
+        gradient = torch.cat([product(error.T, x).T / len(x) + l2 * w[:-1], error.mean(dim=0, keepdim=True)])
+        steepest = float(gradient.abs().max())
+        value = -log_p[rows, labels].mean() + l2 / 2 * w[:-1].square().sum()
+        changed = [torch.linalg.solve_triangular(root, gradient[:-1], upper=False), gradient[-1:] / of_bias]
+        return float(value), torch.cat(changed).cpu().numpy().ravel()
 
     def enough(_: NDArray[np.float64]) -> None:
         if steepest <= GRADIENT_NORM:
             raise StopIteration
 
+    first = torch.from_numpy(start).to(device)
     found = minimize(
-        objective, np.vstack([root.T @ start[:-1], start[-1:] * of_bias]).ravel(), jac=True, method="L-BFGS-B",
+        objective, torch.cat([root.T @ first[:-1], first[-1:] * of_bias]).cpu().numpy().ravel(), jac=True, method="L-BFGS-B",
         callback=enough, options={"maxiter": _MAX_ITERATIONS, "ftol": 0.0, "gtol": 0.0},
     )  # fmt: skip
     objective(found.x)
-    return weights_of(found.x), steepest <= GRADIENT_NORM
+    return weights_of(found.x).cpu().numpy(), steepest <= GRADIENT_NORM
 
 
 def study_probe(train: Labelled, test: Labelled, classes: int) -> float:

@@ -159,7 +159,7 @@ def _fit_untrained(trial: Trial, images: Images, store: TrialStore, device: torc
     if config.method == "untrained":
         digest = save_weights(files, ENCODER, untrained_encoder(config, images.of(config)).state_dict())
     started = time.perf_counter()
-    fitted = fit(config, images.of(config))
+    fitted = fit(config, images.of(config), device)
     seconds = time.perf_counter() - started if fitted else 0.0
     if fitted:
         digest = files.write_arrays(FITTED, fitted)
@@ -173,7 +173,7 @@ def _value_at_rung(
     """The metric on validation images of a trial that is still training; None if it is not defined."""
     encoder = untrained_encoder(trial.config, images.of(trial.config), device)
     encoder.load_state_dict(checkpoint.encoder)
-    inputs = _validation_inputs(trial, images, partial(embed, encoder, device=device))
+    inputs = _validation_inputs(trial, images, partial(embed, encoder, device=device), device)
     return evaluate(inputs, [metric]).values.get(metric)
 
 
@@ -209,9 +209,9 @@ def _inputs(
     else:
         features = embedder(config, splits, device, store.files(trial.key).load_arrays(FITTED) or {})
     if trial.validation_only:
-        return _validation_inputs(trial, images, features)
+        return _validation_inputs(trial, images, features, device)
     return replace(
-        _validation_inputs(trial, images, features),
+        _validation_inputs(trial, images, features, device),
         test=features(splits.test),
         anomalies={name: features(images.anomalies[name]) for name in trial.anomalies},
         history=training.history,
@@ -222,7 +222,9 @@ def _inputs(
     )
 
 
-def _validation_inputs(trial: Trial, images: Images, features: Callable[[ImageSet], Features]) -> EvaluationInputs:
+def _validation_inputs(
+    trial: Trial, images: Images, features: Callable[[ImageSet], Features], device: torch.device
+) -> EvaluationInputs:  # fmt: skip
     """The inputs that a search may use while it selects points: no test image."""
     config, splits = trial.config, images.of(trial.config)
     validation = features(splits.validation)
@@ -235,6 +237,7 @@ def _validation_inputs(trial: Trial, images: Images, features: Callable[[ImageSe
         validation_anomalies=None if own is None else features(own),
         has_backbone=config.has_encoder,
         gamma=config.gamma,
+        device=device,
     )
 
 
@@ -250,8 +253,9 @@ def _untrained_probe(trial: Trial, splits: Splits, store: TrialStore, device: to
     if known is None:
         features = embedder(trial.config.replace(method="untrained", parent=None), splits, device, {})
         inputs = EvaluationInputs(
-            features(splits.train), features(splits.validation), features(splits.test), len(splits.train.class_names)
-        )
+            features(splits.train), features(splits.validation), features(splits.test), len(splits.train.class_names),
+            device=device,
+        )  # fmt: skip
         evaluation = evaluate(inputs, [_REFERENCE])
         # Without a time: behind a URL several nodes may write the same file at once, so its content must be the same.
         known = MetricResult(evaluation.values.get(_REFERENCE), evaluation.problems.get(_REFERENCE), 0.0)
