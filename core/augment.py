@@ -5,8 +5,8 @@ order of the four colour operations is drawn for every image, as ``ColorJitter``
 would draw once for a whole batch, or take an image at a time.
 
 On a GPU every operation is computed for all images at once, and each image takes the result whose turn it is. On a CPU images
-with the same order of operations are taken together, a few at a time: each computes only what it needs, and what it works on
-stays in the core's cache. The two differ by rounding.
+with the same order of operations are taken together, a few at a time: each computes only what it needs, in place, and what is
+worked on stays in the core's cache. The numbers are the same.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from core.draws import BRIGHTNESS, CONTRAST, HUE, SATURATION, Draws
 
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma, torchvision's coefficients
-#: The factors with which jitter changes nothing, by operation.
+#: The factors with which jitter changes nothing, by operation; hue is computed all the same, and rounds.
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)
 _ORDERS = tuple(permutations(range(4)))
 #: Images augmented at once on a CPU, of one order of colour operations: what fits into a core's cache.
-_CPU_CHUNK = 64
-#: Up to this side all matrices that crop and resize are kept (4 MiB); above, they are computed for each image.
+_CPU_CHUNK = 96
+#: Up to this side all matrices that crop and resize are kept (8 MiB); above, they are computed for each image.
 _LARGEST_TABLE = 32
 
 
@@ -39,8 +39,11 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
     Returns:
         [n, 3, S, S] float32 in [0, 1], not normalised (the encoder does that).
     """
-    if images.device.type == "cpu":
-        return _augment_by_order(images, draws)
+    return _augment_by_order(images, draws) if images.device.type == "cpu" else _augment_at_once(images, draws)
+
+
+def _augment_at_once(images: Tensor, draws: Draws) -> Tensor:
+    """As :func:`augment`; the host never waits for a GPU."""
     x = _crop_and_flip(images, draws)
     if draws.order is not None and draws.factor is not None:
         x = jitter(x, draws.order, draws.factor)
@@ -56,11 +59,11 @@ def _augment_by_order(images: Tensor, draws: Draws) -> Tensor:
     sorted_images, sorted_draws = images.index_select(0, by_order), draws[by_order]
     out = torch.empty(images.shape, dtype=torch.float32 if images.dtype == torch.uint8 else images.dtype)
     start = 0
-    for order, n in zip((*_ORDERS, ()), torch.bincount(which, minlength=len(_ORDERS) + 1).tolist(), strict=True):
+    for order, n in zip((*_ORDERS, (HUE,), ()), torch.bincount(which, minlength=len(_ORDERS) + 2).tolist(), strict=True):
         chunks = -(-n // _CPU_CHUNK)
         for i in range(chunks):  # of sizes as equal as can be
             part = slice(start + n * i // chunks, start + n * (i + 1) // chunks)
-            _augment_alike(sorted_images[part], sorted_draws[part], order, out[part])
+            out[part] = _augment_alike(sorted_images[part], sorted_draws[part], order)
         start += n
     back = torch.empty_like(by_order)
     back[by_order] = torch.arange(len(images))
@@ -68,31 +71,31 @@ def _augment_by_order(images: Tensor, draws: Draws) -> Tensor:
 
 
 def _orders(draws: Draws, n: int) -> Tensor:
-    """[n] int64: the place of each image's order of colour operations in _ORDERS; behind them all: no such operation."""
+    """[n] int64: the place of each image's order of colour operations in (*_ORDERS, (HUE,), ()).
+
+    Images whose factors change nothing have their hue computed alone, unless it is clamped afterwards.
+    """
     if draws.order is None or draws.factor is None:
-        return torch.full((n,), len(_ORDERS))
+        return torch.full((n,), len(_ORDERS) + 1)
     digits = torch.tensor((64, 16, 4, 1))
     place = torch.zeros(256, dtype=torch.int64)
     place[(torch.tensor(_ORDERS) * digits).sum(dim=1)] = torch.arange(len(_ORDERS))
-    changes = (draws.factor != torch.tensor(_NEUTRAL)).any(dim=1)
-    return torch.where(changes, place[(draws.order * digits).sum(dim=1)], len(_ORDERS))
+    alone = (draws.factor == torch.tensor(_NEUTRAL)).all(dim=1) & (draws.order[:, -1] == HUE)
+    return torch.where(alone, len(_ORDERS), place[(draws.order * digits).sum(dim=1)])
 
 
-def _augment_alike(images: Tensor, draws: Draws, order: tuple[int, ...], out: Tensor) -> None:
-    """Applies the drawn operations to images of one order of colour operations; writes to ``out``."""
+def _augment_alike(images: Tensor, draws: Draws, order: tuple[int, ...]) -> Tensor:
+    """Applies the drawn operations to images of one order of colour operations; the images may be overwritten."""
     x = _crop_and_flip(images, draws)
-    if x is images:  # the caller's, who keeps them as they are
-        x = x.clone()
+    if order and order[0] == HUE:
+        x.clamp_(0, 1)  # as every other operation does
     for operation in order:
         assert draws.factor is not None
         _OPERATIONS[operation](x, draws.factor[:, operation])
     if draws.grey is not None:
         turn = draws.grey.nonzero()[:, 0]
         x.index_copy_(0, turn, luma(x.index_select(0, turn)).expand(-1, 3, -1, -1))
-    if draws.sigma is not None:
-        blur(x, draws.sigma, out=out)
-    else:
-        out.copy_(x)
+    return x if draws.sigma is None else blur(x, draws.sigma)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -110,16 +113,13 @@ def luma(x: Tensor) -> Tensor:
 
 
 def _crop_and_flip(images: Tensor, draws: Draws) -> Tensor:
-    if draws.box is not None:
-        as_bytes = images.dtype == torch.uint8
-        return crop_and_resize(
-            images.float() if as_bytes else images, draws.box, draws.flip, scale=1 / 255 if as_bytes else None
-        )
     x = to_float(images)
+    if draws.box is not None:
+        return crop_and_resize(x, draws.box, draws.flip)
     return x if draws.flip is None else torch.where(draws.flip[:, None, None, None], x.flip(-1), x)
 
 
-def crop_and_resize(x: Tensor, box: Tensor, flip: Tensor | None = None, *, scale: float | None = None) -> Tensor:
+def crop_and_resize(x: Tensor, box: Tensor, flip: Tensor | None = None) -> Tensor:
     """Crops each image to its box and resizes it to the original size (bilinear, antialiased), flipping it where asked.
 
     Equals torchvision's ``resized_crop(..., antialias=True)`` and ``horizontal_flip``. Both directions are linear maps of the
@@ -129,15 +129,18 @@ def crop_and_resize(x: Tensor, box: Tensor, flip: Tensor | None = None, *, scale
         x: [n, 3, S, S] float.
         box: [n, 4] float, top, left, height, width: whole numbers.
         flip: [n] bool, or None.
-        scale: what the result is multiplied by; None: 1.
     """
     top, left, height, width = box.unbind(dim=1)
     size = x.shape[-1]
-    rows = _resize_matrices(top, height, size)
-    if scale is not None:
-        rows = rows * scale
-    columns = _resize_matrices(left, width, size, flip)
-    return rows[:, None] @ torch.bmm(x.flatten(1, 2), columns.mT).view_as(x)
+    return _linear_map(_resize_matrices(top, height, size), x, _resize_matrices(left, width, size, flip))
+
+
+def _linear_map(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
+    """``rows @ x @ columns^T`` for each channel of images [n, 3, S, S]; matrices [n, S, S]."""
+    x = rows[:, None] @ x
+    if x.device.type == "cpu":  # one product for all channels of an image
+        return torch.bmm(x.flatten(1, 2), columns.mT).view_as(x)
+    return x @ columns.mT[:, None]
 
 
 def _resize_matrices(start: Tensor, length: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
@@ -174,26 +177,18 @@ def _compute_resize_matrices(start: Tensor, length: Tensor, size: int) -> Tensor
     return weight / weight.sum(dim=-1, keepdim=True)
 
 
-def blur(x: Tensor, sigma: Tensor, *, out: Tensor | None = None) -> Tensor:
+def blur(x: Tensor, sigma: Tensor) -> Tensor:
     """A 3x3 Gaussian with each image's sigma, borders reflected. Equals torchvision's ``gaussian_blur(kernel_size=3)``.
 
     Args:
         x: [n, 3, S, S] float.
         sigma: [n] float, in pixels.
-        out: where to write the result, other memory than ``x``; None: new memory.
     """
     side = torch.exp(-0.5 / sigma.square())
     side = (side / (1 + 2 * side))[:, None, None]
     identity, spread = _blur_matrices(x.shape[-1], x.device)
-    # Along rows a product with a banded matrix; along columns, whose neighbours lie whole rows apart, sums are faster.
-    x = torch.bmm(x.flatten(1, 2), torch.addcmul(identity, side, spread).mT).view_as(x)
-    side = side[:, None]
-    out = torch.mul(x, 1 - 2 * side, out=out)
-    out[:, :, 1:].addcmul_(x[:, :, :-1], side)
-    out[:, :, :-1].addcmul_(x[:, :, 1:], side)
-    out[:, :, 0].addcmul_(x[:, :, 1], side[:, 0])
-    out[:, :, -1].addcmul_(x[:, :, -2], side[:, 0])
-    return out
+    kernel = torch.addcmul(identity, side, spread)
+    return _linear_map(kernel, x, kernel)
 
 
 @cache
@@ -238,7 +233,7 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
 
     Args:
         x: [n, 3, H, W] float in [0, 1].
-        shift: [n] float, in turns, at least -1.
+        shift: [n] float, in turns.
     """
     shifted = x.clone()
     _shift_hue(shifted, shift)
@@ -248,41 +243,42 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
 def _shift_hue(x: Tensor, shift: Tensor) -> None:
     """As :func:`shift_hue`, in place.
 
-    Uses the closed form of HSV -> RGB: with the hue in sixths of a turn, and u its distance to the channel's own hue (0, 2, 4),
-    at most 3, a channel is ``min + chroma * clamp(2 - u, 0, 1)`` (Wikipedia, "HSL and HSV", HSV to RGB alternative). Here it
-    is ``max + chroma - chroma * clamp(u, 1, 2)``, and for red, where u is 3 less the distance to the opposite hue,
-    ``min - chroma + chroma * clamp(3 - u, 1, 2)``: no distance has to be brought round the circle.
+    Uses the closed form of HSV -> RGB: with the hue in turns and u the distance to the channel's own hue (0, 1/3, 2/3), at
+    most half a turn, a channel is ``min + chroma * clamp(2 - 6 u, 0, 1)`` (Wikipedia, "HSL and HSV", HSV to RGB alternative).
     """
     r, g, b = x.unbind(dim=1)
     value = torch.maximum(torch.maximum(r, g), b)
     least = torch.minimum(torch.minimum(r, g), b)
     chroma = value - least
-    # The hue in sixths, times chroma, as it follows from the greatest channel: of equal ones red goes before green.
-    from_red, from_green = g - b, (b - r).add_(chroma, alpha=2)
-    hue = (r - g).add_(chroma, alpha=4)
+    # Turns from the hue of the greatest channel; where all are equal, chroma makes any finite number do.
+    per_chroma = (6 * chroma).clamp_(min=1e-30).reciprocal_()
+    hue = (r - g).mul_(per_chroma).add_(2 / 3)
     # A comparison into floats and lerp: torch selects by a bool mask ten times more slowly.
     mask = torch.eq(value, g, out=torch.empty_like(value))
-    hue.lerp_(from_green, mask).lerp_(from_red, torch.eq(value, r, out=mask))
-    # Where all channels are equal, chroma is 0 and any finite hue will do. One turn more keeps the hue positive.
-    turns = torch.addcdiv((1 + shift)[:, None, None], hue, chroma.clamp(min=1e-30), value=1 / 6)
-    sixths = turns.frac_().mul_(6)
-    below, above = least.sub_(chroma), value.add_(chroma)
-    torch.addcmul(below, chroma, (sixths - 3).abs_().clamp_(1, 2), out=r)
-    torch.addcmul(above, chroma, (sixths - 2).abs_().clamp_(1, 2), value=-1, out=g)
-    torch.addcmul(above, chroma, sixths.sub_(4).abs_().clamp_(1, 2), value=-1, out=b)
+    hue.lerp_((b - r).mul_(per_chroma).add_(1 / 3), mask)
+    hue.lerp_((g - b).mul_(per_chroma), torch.eq(value, r, out=mask))
+    hue += shift[:, None, None]
+    for channel in range(3):
+        away = hue - channel / 3
+        away -= away.round()
+        share = away.abs_().mul_(-6).add_(2).clamp_(0, 1)
+        torch.addcmul(least, chroma, share, out=x[:, channel])
 
 
 def _brighten(x: Tensor, factor: Tensor) -> None:
-    x.mul_(factor[:, None, None, None]).clamp_(max=1)
+    x.mul_(factor[:, None, None, None]).clamp_(0, 1)
 
 
 def _change_contrast(x: Tensor, factor: Tensor) -> None:
-    mean = luma(x).flatten(1).mean(dim=1)
-    x.mul_(factor[:, None, None, None]).add_(((1 - factor) * mean)[:, None, None, None]).clamp_(0, 1)
+    factor = factor[:, None, None, None]
+    mean = luma(x).mean(dim=(-2, -1), keepdim=True)
+    x.mul_(factor).add_((1 - factor) * mean).clamp_(0, 1)
 
 
 def _saturate(x: Tensor, factor: Tensor) -> None:
-    x.lerp_(luma(x), (1 - factor)[:, None, None, None]).clamp_(0, 1)
+    factor = factor[:, None, None, None]
+    grey = luma(x)
+    x.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
 
 
 #: In place, on images [n, 3, H, W] in [0, 1], each with its factor [n].

@@ -27,16 +27,13 @@ if TYPE_CHECKING:
     from core.datasets import Splits
 
 #: Raised whenever the same config would train to different weights; tests/core/test_semantics.py fails when someone forgets.
-TRAINING_SEMANTICS = 2
+TRAINING_SEMANTICS = 1
 
 #: How the terms of core/loss.py are made; a tag of every run.
 LOSS_CONVENTION = "paper: s mean over dimensions, v(Z) + v(Z'), c(Z) + c(Z')"
 
 #: Numbers in an image.
 IMAGE_PIXELS = 3 * IMAGE_SIZE**2
-
-#: Features of a CPU that multiplies in bf16: by matrix units (Intel's AMX), or in vectors.
-_BF16_CPU_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 
 #: Upper limits, far above what anybody trains with: a slip of the hand is told at once, not after seconds of planning.
 MAX_EPOCHS, MAX_WIDTH, MAX_NEIGHBORS, MAX_SEED = 10_000, 65_536, 10_000, 2**32 - 1
@@ -315,9 +312,10 @@ def keys_at(place: Place) -> list[str]:
 def resolve_precision(config: TrialConfig, *, gpu: bool, cpu_flags: frozenset[str]) -> TrialConfig:
     """Replaces ``precision: auto`` by what pays, here and in the parent.
 
-    bf16 on a GPU, and on a CPU that multiplies in bf16 (measured, see docs/benchmarks.md); other CPUs emulate it, slowly.
+    bf16 on a GPU; on a CPU only for encoders whose convolutions are large enough (measured, see docs/benchmarks.md) and
+    only where the processor has bf16 matrix units, since it is emulated elsewhere.
     """
-    bf16 = gpu or bool(_BF16_CPU_FLAGS & cpu_flags)
+    bf16 = gpu or (ENCODERS[config.encoder].bf16_pays_on_cpu and "amx_bf16" in cpu_flags)
     changes: dict[str, Any] = {}
     if config.precision == "auto":
         changes["precision"] = "bf16" if bf16 else "fp32"

@@ -15,11 +15,10 @@ tags.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class LossTerms(NamedTuple):
@@ -110,29 +109,7 @@ def _hinge(variances: Tensor, gamma: float, epsilon: float, dtype: torch.dtype) 
 
 
 def _off_diagonal(centered: Tensor) -> Tensor:
-    loss: Tensor = _OffDiagonal.apply(centered)
-    return loss
-
-
-class _OffDiagonal(torch.autograd.Function):
-    """The sum of squared off-diagonal entries of the covariance C = X^T X / (n - 1) of X [n, d], divided by d.
-
-    Its gradient, 4 X offdiag(C) / (d (n - 1)), is one matrix product; autograd does not know that C is symmetric and takes two.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, centered: Tensor) -> Tensor:
-        n, d = centered.shape
-        off_diagonal = (centered.T @ centered).div_(n - 1)
-        # All entries less the diagonal ones would cancel where the diagonal dominates; zeroing the diagonal does not.
-        off_diagonal.fill_diagonal_(0)
-        ctx.save_for_backward(centered, off_diagonal)
-        return off_diagonal.square().sum().div_(d)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        centered, off_diagonal = ctx.saved_tensors
-        n, d = centered.shape
-        own: Tensor = (centered @ off_diagonal).mul_(gradient * 4 / (d * (n - 1)))
-        return own
+    n, d = centered.shape
+    cov = centered.T @ centered / (n - 1)
+    # All entries less the diagonal ones would cancel where the diagonal dominates; zeroing the diagonal does not.
+    return (cov - torch.diag(cov.diagonal())).square().sum() / d

@@ -57,18 +57,20 @@ class EncoderKind:
         build: representation_dim -> (backbone, head), initialised from torch's generator.
         backbone_dim: dimensions of the backbone's features.
         gflop: floating-point operations of one image's forward pass, in units of 10^9 (a multiply-add counts as two).
+        bf16_pays_on_cpu: whether autocast to bf16 is faster on a processor with bf16 matrix units.
         meaning: one line for help and reports.
     """
 
     build: Callable[[int], tuple[nn.Module, nn.Module]]
     backbone_dim: int
     gflop: float
+    bf16_pays_on_cpu: bool
     meaning: str
 
 
 ENCODERS: dict[str, EncoderKind] = {
-    "resnet18": EncoderKind(resnet18, 512, 1.11, "ResNet-18 with a 3x3 stem for 32x32 images; the studies' encoder"),
-    "small": EncoderKind(small, 64, 0.0017, "four strided convolutions; for two CPU cores"),
+    "resnet18": EncoderKind(resnet18, 512, 1.11, True, "ResNet-18 with a 3x3 stem for 32x32 images; the studies' encoder"),
+    "small": EncoderKind(small, 64, 0.0017, False, "four strided convolutions; for two CPU cores"),
 }
 
 

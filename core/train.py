@@ -135,14 +135,11 @@ class _Run:
         self._config, self._device = config, device
         self._images = len(splits.train)
         self._bf16 = config.precision == "bf16"
-        # Faster on a CPU, and on a GPU in bf16 (measured, see docs/benchmarks.md).
-        channels_last = self._bf16 or device.type == "cpu"
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._layout = torch.channels_last if self._bf16 else torch.contiguous_format
         self.objective = build_objective(config, splits, device, parent)
         encoder: Any = untrained_encoder(config, splits, device)  # torch types no memory_format of a module before 2.14
         self.encoder: nn.Sequential = encoder.to(memory_format=self._layout)
-        self._above_normalize = self.encoder[1:]
-        self._has_batch_norm = any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in self.encoder.modules())
+        self._backbone_and_head = self.encoder[1:]
         self.projector = self.objective.top
         self.optimizer = _optimizer(config, [*self.encoder.parameters(), *self.projector.parameters()], self._device)
         self._graphed = None if self._device.type == "cpu" else CudaGraphStep()
@@ -226,12 +223,13 @@ class _Run:
         """See :data:`core.objectives.Forward`."""
         # Normalised first: with the channels last, torch subtracts a number from each of them several times more slowly.
         views = self.encoder[0](views).contiguous(memory_format=self._layout)
+        return [self._above_normalize(part) for part in views.chunk(parts)]
+
+    def _above_normalize(self, views: Tensor) -> Tensor:
+        # A context for each part: within one the weights are cast to bf16 once, and their gradients would be added in bf16.
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            if self._has_batch_norm:
-                representations = [self._above_normalize(part) for part in views.chunk(parts)]
-            else:  # an image's representation does not depend on the others, and one pass is faster than two
-                representations = self._above_normalize(views).chunk(parts)
-            return [self.projector(part) for part in representations]
+            output: Tensor = self.projector(self._backbone_and_head(views))
+            return output
 
 
 def _optimizer(config: TrialConfig, parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:

@@ -133,3 +133,21 @@ def test_points_that_are_not_finite_are_refused(broken: float) -> None:
 def test_more_neighbours_than_points_are_refused() -> None:
     with pytest.raises(ValueError, match="6 neighbours asked for among 5 points"):
         neighbor_table(np.zeros((5, 2), dtype=np.float32), 5)
+
+
+def test_neighbours_of_a_collapsed_representation_are_the_nearest_ones_all_the_same() -> None:
+    """Points that lie together, far from a few others: the rounding of their squares is larger than what parts them."""
+    draw = np.random.default_rng(0)
+    points = np.concatenate([5 + 3e-3 * draw.normal(size=(300, 64)), 20 * draw.normal(size=(20, 64))]).astype(np.float32)
+    apart = np.linalg.norm(points[:, None].astype(np.float64) - points, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    distances, found = nearest(points, points, 4)
+    assert np.array_equal(neighbor_table(points, 3), np.argsort(apart, axis=1)[:, :3])
+    assert np.array_equal(found[:, 0], np.arange(320)) and (distances[:, 0] == 0).all()
+    np.testing.assert_allclose(distances[:, 1:], np.sort(apart, axis=1)[:, :3], rtol=1e-5)
+
+
+def test_of_equally_near_points_the_first_are_taken() -> None:
+    points = np.repeat(np.eye(3, dtype=np.float32), 5, axis=0)
+    assert np.array_equal(nearest(points, points, 5)[1], np.repeat(np.arange(15).reshape(3, 5), 5, axis=0))
+    assert nearest(points, points[:0], 2)[0].shape == (0, 2)
