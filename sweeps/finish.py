@@ -68,27 +68,35 @@ def conclude(
         console: where to print.
         search_result: the result of a search; None if there was none.
     """
-    records = _records(config, plan, runner.outcome, search_result)
-    tracker.correct_members(plan)
-    for record in records:
+    for line in CheckedFolder(config.sweep_folder).set_damaged_aside():
+        console.print(f"{line}, and written again", highlight=False, soft_wrap=True)
+    try:
+        records = _records(config, plan, runner.outcome, search_result)
+        against_base = contrasts.of_sweep(plan, summarize(_compared(records)), config.snapshot, config.test)
+        problems = _problems(config, plan, records, runner.outcome)
+        results = _Results(plan, records, against_base, search_result, problems)
+        files = _write_tables(config, results)
+        _show_tables(config, results, files, console)  # before MLflow is connected to, which takes seconds
+        _tell(results, tracker)
+        report = _write_report(config, results, files, runner, tracker)
+    except BaseException:
+        tracker.close(SweepSummary("FAILED", {}, 0.0, ()))
+        raise
+    _show_rest(config, results, files, report, tracker, console)
+    return _exit_code(config, results, runner.outcome, tracker)
+
+
+def _tell(results: _Results, tracker: Tracker) -> None:
+    """Have MLflow's runs of all trials brought up to date."""
+    tracker.correct_members(results.plan)
+    tags = {} if results.search_result is None else results.search_result.tags
+    for record in results.records:
         if record.status != TrialStatus.PENDING:
             tracker.on_trial_end(record)
         if record.status == TrialStatus.DONE:
             tracker.on_figures_end(record.trial)
-        if search_result is not None and record.trial.key in search_result.tags:
-            tracker.tag_trial(record.trial, search_result.tags[record.trial.key])
-    for line in CheckedFolder(config.sweep_folder).set_damaged_aside():
-        console.print(f"{line}, and written again", highlight=False, soft_wrap=True)
-    try:
-        against_base = contrasts.of_sweep(plan, summarize(_compared(records)), config.snapshot, config.test)
-        problems = _problems(config, plan, records, runner.outcome)
-        results = _Results(plan, records, against_base, search_result, problems)
-        files = _write(config, results, runner, tracker)
-    except BaseException:
-        tracker.close(SweepSummary("FAILED", {}, 0.0, ()))
-        raise
-    _show(config, results, files, tracker, console)
-    return _exit_code(config, results, runner.outcome, tracker)
+        if record.trial.key in tags:
+            tracker.tag_trial(record.trial, tags[record.trial.key])
 
 
 def _records(
@@ -125,18 +133,26 @@ def _problems(
     return found + [(plan.trials[key].title, "figures", reason) for key, reason in outcome.undrawn.items()]
 
 
-def _write(config: SweepConfig, results: _Results, runner: SweepRunner, tracker: Tracker) -> list[Path]:
-    """Write tables and report, and end the parent run with them; return their paths, the report's last."""
+def _write_tables(config: SweepConfig, results: _Results) -> list[Path]:
+    """Write the tables; return their paths."""
+    folder = config.sweep_folder
+    files = tables.write_tables(folder, results.plan, results.compared)
+    files.append(tables.write_contrasts(folder / "contrasts.csv", results.contrasts))
+    if results.search_result is not None:
+        files.append(tables.write_points(folder / "points.csv", results.search_result))
+    return files
+
+
+def _write_report(
+    config: SweepConfig, results: _Results, files: Sequence[Path], runner: SweepRunner, tracker: Tracker
+) -> Path:  # fmt: skip
+    """Write the report, and end the parent run with it and the tables; return its path."""
     plan, folder, search_result, outcome = results.plan, config.sweep_folder, results.search_result, runner.outcome
     report = ReportInput(
         plan, results.compared, config.snapshot, config.introduction, command_line(), git_commit(), results.problems,
         results.contrasts, config.test, search_result,
     )  # fmt: skip
-    files = tables.write_tables(folder, plan, results.compared)
-    files.append(tables.write_contrasts(folder / "contrasts.csv", results.contrasts))
-    if search_result is not None:
-        files.append(tables.write_points(folder / "points.csv", search_result))
-    files.append(write_report(folder / "report.html", report, config.data_dir, runner.images))
+    page = write_report(folder / "report.html", report, config.data_dir, runner.images)
     CheckedFolder(folder).write_json("sweep.json", {
         "sweep": plan.sweep_id, "profile": plan.profile, "base": plan.base.fields(),
         "seeds": sorted({r.trial.config.seed for r in results.records}),
@@ -148,11 +164,11 @@ def _write(config: SweepConfig, results: _Results, runner: SweepRunner, tracker:
         status=_parent_status(results),
         metrics=metrics | ({} if search_result is None else search_result.metrics),
         moment=max((record.evaluated for record in results.records), default=0.0),
-        artifacts=[*files, folder / "sweep.json"],
+        artifacts=[*files, page, folder / "sweep.json"],
         description=markdown(report),
     )
     tracker.close(summary, patience=_PATIENCE_INTERRUPTED if outcome.interrupted else tracking.PATIENCE)
-    return files
+    return page
 
 
 def _parent_status(results: _Results) -> str:
@@ -165,12 +181,8 @@ def _parent_status(results: _Results) -> str:
     return "KILLED" if TrialStatus.PENDING in statuses else "FINISHED"
 
 
-def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker: Tracker, console: Console) -> None:
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
-
-    *csv_files, report = files
-    by_name = {file.name: file for file in csv_files}
+def _show_tables(config: SweepConfig, results: _Results, files: Sequence[Path], console: Console) -> None:
+    by_name = {file.name: file for file in files}
     if results.search_result is not None:
         search = results.search_result.search
         terminal_tables.show(console, f"points of the search for {' and '.join(search.objectives)}",
@@ -180,6 +192,14 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
     columns = terminal_tables.results_columns(results.plan, summarize(results.compared), verdicts)
     title = f"{results.plan.sweep_id}: {results.plan.grid.question}"
     terminal_tables.show(console, title, columns, str(by_name["table.csv"]), verbose=config.verbose)
+
+
+def _show_rest(
+    config: SweepConfig, results: _Results, files: Sequence[Path], report: Path, tracker: Tracker, console: Console
+) -> None:  # fmt: skip
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
     for line in config.snapshot.new_damage():
         say(f"{line}; the same command without --report-only makes it again")
     for title, name, problem in results.problems:
@@ -189,7 +209,7 @@ def _show(config: SweepConfig, results: _Results, files: Sequence[Path], tracker
     devices = {record.training.device for record in results.records if record.training}
     if len(devices) > 1:
         say(f"trials ran on different kinds of device: {'; '.join(sorted(devices))}")
-    say(f"tables: {'  '.join(map(str, csv_files))}")
+    say(f"tables: {'  '.join(map(str, files))}")
     say(f"report: {report}")
     say(f"compare: {uri.ui_command(config.tracking_uri)}")
     if tracker.view_address:

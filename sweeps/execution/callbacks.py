@@ -50,4 +50,4 @@ class SweepCallback:
         """Handle the end of all trials; the last figures are still being drawn."""
 
     def on_figures_end(self, trial: Trial) -> None:
-        """Handle that a done trial's figures were drawn, except those that could not be; not called from Tune's loop."""
+        """Handle that a done trial's figures were drawn, except those that could not be."""

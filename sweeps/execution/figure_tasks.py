@@ -1,9 +1,14 @@
-"""Drawing the figures of finished trials outside their slots: Ray tasks that each need one free CPU and never a GPU."""
+"""Drawing the figures of finished trials outside their slots, by Ray tasks that never take a GPU."""
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Sequence
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,6 +27,10 @@ from sweeps.storage.trial_store import TrialStore
 
 if TYPE_CHECKING:
     from sweeps.storage.image_sets import Images
+
+#: How much lower the priority of a drawing is than that of the trials beside it: on Linux it gets a quarter of a core that is
+#: never idle, which is enough to keep up with them.
+_NICENESS = 5
 
 
 def draw_figures(trial: Trial, images: Images, storage: Path) -> list[str]:
@@ -93,49 +102,95 @@ def _check(store: TrialStore, trial: Trial, lacking: Sequence[str]) -> None:
 
 
 class FigureTasks(SweepCallback):
-    """Starts the drawing of each trial's figures as soon as the trial is done."""
+    """Draws each trial's figures after the trial has ended, while others run.
 
-    def __init__(self, images: Any, store: TrialStore, callbacks: Sequence[SweepCallback]) -> None:
+    Where trials take GPUs, each drawing takes a free CPU. Where trials take all CPUs, a drawing runs beside every two of them,
+    with a low priority: it has what they leave, above all while a slot waits for a parent, and little is left for the end.
+    """
+
+    def __init__(self, images: Any, store: TrialStore, callbacks: Sequence[SweepCallback], *, cpu_slots: int | None) -> None:
         """Prepare; nothing is drawn yet.
 
         Args:
             images: reference to the images in Ray's object store.
             store: where trials are.
             callbacks: receive an event for each trial whose figures are drawn.
+            cpu_slots: how many trials run at once where they take the CPUs; None: they take GPUs.
         """
         import ray
 
         self._images, self._store, self._callbacks = images, store, callbacks
-        self._task = ray.remote(num_cpus=1, max_calls=0)(draw_figures)
+        self._task = ray.remote(num_cpus=1 if cpu_slots is None else 0, max_calls=0)(_with_priority)
+        self._limit, self._niceness = (sys.maxsize, 0) if cpu_slots is None else (max(1, cpu_slots // 2), _NICENESS)
+        self._cpu_slots = cpu_slots
+        self._waiting: deque[Trial] = deque()
         self._open: dict[Any, Trial] = {}
+        self._failed: dict[str, str] = {}
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """Start a task that draws the trial's figures, if it is done and lacks any."""
+        """Have the trial's figures drawn, if it is done and lacks any."""
         trial = record.trial
         if record.status == TrialStatus.DONE and not self._store.read(trial.key).is_drawn(trial):
             self.draw(trial)
 
+    def on_epoch_end(self, trial: Trial, record: dict[str, float]) -> None:
+        """Start the next drawing, if one has ended."""
+        self._go_on()
+
     def draw(self, trial: Trial) -> None:
-        """Start a task that draws the figures that a done trial lacks, damaged ones included."""
-        self._open[self._task.remote(trial, self._images, self._store.storage)] = trial
+        """Have the figures drawn that a done trial lacks, damaged ones included."""
+        self._waiting.append(trial)
+        self._go_on()
 
     def wait(self) -> dict[str, str]:
-        """Wait for all tasks and report each trial to the callbacks; return key -> reason for the trials whose task failed."""
+        """Have all that is left drawn, now that no trial runs, and wait for it.
+
+        Returns:
+            Key -> reason for the trials whose drawing failed.
+        """
+        if self._cpu_slots is not None:
+            self._limit, self._niceness = self._cpu_slots, 0
+        self._go_on()
+        while self._open:
+            self._go_on(wait=True)
+        return self._failed
+
+    def _go_on(self, *, wait: bool = False) -> None:
+        """Report the drawings that have ended, and start as many as may run."""
         import ray
 
-        failed: dict[str, str] = {}
-        while self._open:
-            (reference,), _ = ray.wait(list(self._open), num_returns=1)
-            trial = self._open.pop(reference)
-            try:
-                damage = ray.get(reference)
-            except (ray.exceptions.RayError, OSError) as error:
-                cause = getattr(error, "cause", error)
-                lines = [line for line in str(error).strip().splitlines() if line.strip()]
-                failed[trial.key] = explain(cause) if isinstance(cause, OSError) else (lines or [type(error).__name__])[-1]
-                damage = []
-            for callback, found in product(self._callbacks, damage):
-                callback.on_damage(trial, found)
-            for callback in self._callbacks:
-                callback.on_figures_end(trial)
-        return failed
+        if self._open:
+            ended, _ = ray.wait(list(self._open), num_returns=1 if wait else len(self._open), timeout=None if wait else 0)
+            for reference in ended:
+                self._report(self._open.pop(reference), reference)
+        while self._waiting and len(self._open) < self._limit:
+            trial = self._waiting.popleft()
+            reference = self._task.remote(self._niceness, draw_figures, trial, self._images, self._store.storage)
+            self._open[reference] = trial
+
+    def _report(self, trial: Trial, reference: Any) -> None:
+        import ray
+
+        try:
+            damage = ray.get(reference)
+        except (ray.exceptions.RayError, OSError) as error:
+            cause = getattr(error, "cause", error)
+            lines = [line for line in str(error).strip().splitlines() if line.strip()]
+            reason = explain(cause) if isinstance(cause, OSError) else (lines or [type(error).__name__])[-1]
+            self._failed[trial.key], damage = reason, []
+        for callback, found in product(self._callbacks, damage):
+            callback.on_damage(trial, found)
+        for callback in self._callbacks:
+            callback.on_figures_end(trial)
+
+
+def _with_priority(niceness: int, function: Callable[..., list[str]], *arguments: Any) -> list[str]:
+    """``function(*arguments)`` with a lower priority; in a thread of its own, since a process cannot take its own back."""
+    if not niceness or not sys.platform.startswith("linux"):  # elsewhere a thread has no priority of its own
+        return function(*arguments)
+    with ThreadPoolExecutor(1, initializer=_lower_priority, initargs=(niceness,)) as thread:
+        return thread.submit(function, *arguments).result()
+
+
+def _lower_priority(niceness: int) -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + niceness)

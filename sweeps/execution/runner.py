@@ -145,7 +145,7 @@ class SweepRunner:
         self._announce(plan, estimate, len(done), open_keys, points, slots)
         with Progress(plan, estimate.seconds, slots, self._console, points=points) as progress:
             callbacks = [progress, *self._callbacks]
-            figure_tasks = FigureTasks(self._images, store, callbacks)
+            figure_tasks = FigureTasks(self._images, store, callbacks, cpu_slots=None if options.gpus_per_trial else slots)
             for key in undrawn:
                 figure_tasks.draw(plan.trials[key])
             interrupted = False

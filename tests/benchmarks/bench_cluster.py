@@ -47,13 +47,13 @@ def measure(nodes: int, trials: int, images: Path, epochs: int) -> tuple[float, 
     return wall, spent, 100 * (wall * min(nodes, trials) / spent - 1)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2, 4])
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=30)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     images = image_folder(Path(tempfile.mkdtemp(prefix="bench-images-")), train=1000)
     print(f"{options.trials} equal trials, {os.cpu_count()} cores")
     for nodes in options.nodes:
