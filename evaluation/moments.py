@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from core.neighbors import product
+
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,3 @@ def moments_of(points: NDArray[np.float32], device: torch.device | str = "cpu") 
     mean = points.mean(axis=0, dtype=np.float64)
     centered = torch.from_numpy(points - mean).to(device)
     return Moments(len(points), mean, product(centered.T, centered).cpu().numpy(), device)
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b``; on a CPU by numpy's library, which is faster than torch's on some processors, and halves X^T X."""
-    import torch
-
-    return a @ b if a.is_cuda else torch.from_numpy(a.numpy() @ b.numpy())

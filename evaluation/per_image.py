@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.datasets import balanced_subset
-from core.neighbors import farthest, nearest
+from core.neighbors import farthest, nearest, product
 from evaluation.inputs import AnomalyInputs, EvaluationInputs
-from evaluation.moments import product
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -61,7 +61,7 @@ def measure(*, quick: bool) -> Iterator[str]:
         "scikit-learn": lambda: KMeans(10, n_init=10, random_state=0).fit(points),
     }, 1)  # fmt: skip
     part, own = points[: n // 10], labels[: n // 10]
-    standard = (points - points.mean(axis=0)) / points.std(axis=0)
+    standard = (points.astype(np.float64) - points.mean(axis=0)) / points.std(axis=0)  # the precision of ours
 
     def of_sklearn() -> None:
         model = LogisticRegression(tol=1e-6, max_iter=2000, warm_start=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.benchmarks import bench_core
+from tests.benchmarks import bench_core, bench_evaluation, bench_peers
 from tests.benchmarks.bench_engine import ROOT
 from tests.conftest import TINY, image_folder
 
@@ -26,6 +26,26 @@ def test_core_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
     bench_core.main(["--quick"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 7 and all(float(line[32:].split()[0]) > 0 for line in lines)
+
+
+def test_evaluation_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    bench_evaluation.main(["--quick"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and all(float(line[49:].split()[0]) > 0 for line in lines)
+    assert [line[34:49].strip() for line in lines] == ["ours", "scikit-learn"] * 5
+
+
+def test_views_are_timed_beside_other_libraries_where_these_are_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    bench_peers.main(["--quick"])
+    said = capsys.readouterr().out
+    if "is not installed" in said:
+        pytest.skip(said.strip())
+    assert {line[34:49].strip() for line in said.splitlines()} == {"ours", "ours, bf16", "kornia", "lightly", "torchvision"}
+
+
+def test_plan_benchmark_runs() -> None:
+    (line,) = run("-m", "tests.benchmarks", "--only", "plans", "--quick")[-1:]
+    assert line.startswith("dry run of 5 arms, 2 epochs, 2 seeds: ") and line.endswith(" MiB")
 
 
 @pytest.mark.slow
