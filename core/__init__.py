@@ -1,1 +1,1 @@
-"""One VICReg run: configuration, data, views, model, loss, training. Needs torch and faiss, neither ray nor mlflow."""
+"""One VICReg run: configuration, data, views, model, loss, training. Needs torch, neither ray nor mlflow; faiss on a GPU."""
