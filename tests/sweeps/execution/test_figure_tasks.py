@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +21,10 @@ from evaluation.evaluate import METRICS, Metric
 from evaluation.per_image import DETAILS, PerImageArrays
 from evaluation.trial_figures import FIGURES, Figure, FigureInputs
 from sweeps.command_line import _registries
-from sweeps.execution.figure_tasks import draw_figures
+from sweeps.execution.callbacks import SweepCallback
+from sweeps.execution.figure_tasks import FigureTasks, _with_priority, draw_figures
 from sweeps.execution.worker import run_trial
+from sweeps.planning.trial import Trial
 from sweeps.reporting import tables
 from sweeps.reporting.report_input import ReportInput
 from sweeps.storage.image_sets import Images
@@ -298,3 +304,87 @@ def test_a_figure_of_each_anomaly_set_may_need_any_detail_of_it(
     run_trial(trial, images, tmp_path)
     draw_figures(trial, images, tmp_path)
     assert "margins/digits-m-patches" in store.read(trial.key).figures(trial)
+
+
+class FakeRay:
+    """Tasks that end when they are told to; stands in for the module."""
+
+    class exceptions:  # noqa: N801
+        RayError = RuntimeError
+
+    def __init__(self) -> None:
+        self.started: list[tuple[int, Trial]] = []
+        self.ended: set[int] = set()
+        self.results: dict[int, Any] = {}
+
+    def remote(self, **options: Any) -> Any:
+        return lambda function: SimpleNamespace(remote=self._start)
+
+    def _start(self, niceness: int, draw: Any, trial: Trial, images: Any, storage: Path) -> int:
+        self.started.append((niceness, trial))
+        return len(self.started) - 1
+
+    def wait(self, references: list[int], num_returns: int, timeout: float | None) -> tuple[list[int], list[int]]:
+        if timeout is None:  # whoever waits without end sees one end
+            self.ended.add(references[0])
+        return [r for r in references if r in self.ended][:num_returns], []
+
+    def get(self, reference: int) -> Any:
+        result = self.results.get(reference, [])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+class Listener(SweepCallback):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def on_damage(self, trial: Trial, found: str) -> None:
+        self.told.append(found)
+
+    def on_figures_end(self, trial: Trial) -> None:
+        self.told.append(trial.arm)
+
+
+@pytest.mark.parametrize(("cpu_slots", "beside"), [(1, 1), (2, 1), (5, 2), (None, 4)])
+def test_drawings_run_beside_the_trials_a_few_at_a_time_where_these_take_the_cpus(
+    cpu_slots: int | None, beside: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    plan = tiny_plan(tmp_path, {name: {"mu": i} for i, name in enumerate("abc")})
+    trials, listener = list(plan.trials.values()), Listener()
+    told = listener.told
+    tasks = FigureTasks(None, TrialStore(tmp_path), [listener], cpu_slots=cpu_slots)
+    for trial in trials:
+        tasks.draw(trial)
+    assert len(ray.started) == beside and told == []
+    ray.ended.add(0)
+    ray.results[0] = ["x.npz: damaged"]
+    tasks.on_epoch_end(trials[0], {})
+    assert told == ["x.npz: damaged", trials[0].arm] and len(ray.started) == min(4, beside + 1)
+    assert {niceness for niceness, _ in ray.started} == ({0} if cpu_slots is None else {5})
+    ray.results[3] = OSError(28, "No space left on device")
+    failed = tasks.wait()
+    assert list(failed) == [trials[3].key] and "No space left" in failed[trials[3].key]
+    assert [trial for _, trial in ray.started] == trials and told[1:] == [trial.arm for trial in trials]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a thread has no priority of its own")
+def test_a_drawing_has_a_lower_priority_and_leaves_the_processs_alone() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def look(more: int) -> list[str]:
+        return [str(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) - before + more)]
+
+    assert _with_priority(5, look, 100) == ["105"] and _with_priority(0, look, 100) == ["100"]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+    def fail() -> list[str]:
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        _with_priority(5, fail)
