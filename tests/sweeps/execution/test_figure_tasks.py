@@ -318,7 +318,7 @@ class FakeRay:
         self.results: dict[int, Any] = {}
 
     def remote(self, **options: Any) -> Any:
-        return lambda function: SimpleNamespace(remote=self._start)
+        return lambda _: SimpleNamespace(remote=self._start)
 
     def _start(self, niceness: int, draw: Any, trial: Trial, images: Any, storage: Path) -> int:
         self.started.append((niceness, trial))
