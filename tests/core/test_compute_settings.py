@@ -13,7 +13,8 @@ from core.compute_settings import compute_settings
 
 def test_memory_is_kept_where_the_c_library_can_do_so(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
-    monkeypatch.setattr(module.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=lambda *option: told.append(option)))
+    library = SimpleNamespace(mallopt=lambda *option: told.append(option))
+    monkeypatch.setattr(module, "ctypes", SimpleNamespace(CDLL=lambda _: library))
     with compute_settings(1):
         assert told == [(-3, 32 * 2**20), (-1, 2**30)], "glibc's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD"
 
@@ -23,6 +24,6 @@ def test_another_c_library_is_left_alone(missing: type[Exception], monkeypatch: 
     def refuse(name: Any) -> Any:
         raise missing
 
-    monkeypatch.setattr(module.ctypes, "CDLL", refuse)
+    monkeypatch.setattr(module, "ctypes", SimpleNamespace(CDLL=refuse))
     with compute_settings(1):
         pass
