@@ -17,13 +17,13 @@ from sweeps.storage.snapshot import StoreSnapshot
 #: needs to augment a view.
 GPU_FLOPS = 1e14
 CPU_FLOPS_PER_THREAD = {"fp32": 6e10, "bf16": 1.2e11}
-AUGMENT_SECONDS = 1e-4
+AUGMENT_SECONDS = 5e-5
 _EVALUATION_SECONDS = 8.0
-_RAW_PIXELS_SECONDS = 60.0
+_RAW_PIXELS_SECONDS = 50.0
 _GRAPH_SECONDS = 1e-7  # for each pair of images
 RULE = (
     f"the rule of {GPU_FLOPS / 1e12:.0f} TFLOP/s on a GPU, 60 (fp32) or 120 (bf16) GFLOP/s a CPU thread, "
-    f"and {AUGMENT_SECONDS * 1e3:.1f} ms a view for a CPU to augment"
+    f"and {AUGMENT_SECONDS * 1e3:.2f} ms a view for a CPU to augment"
 )
 
 
