@@ -61,10 +61,13 @@ def embed(encoder: nn.Sequential, images: ImageSet, device: torch.device | str =
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:
-    """A tensor on the array's own memory. Arrays from Ray's object store are read-only; nobody writes to these tensors."""
+    """A tensor on the array's own memory, or on a copy where its numbers do not lie in order.
+
+    Arrays from Ray's object store are read-only; nobody writes to these tensors.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+        return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def pixels(images: ImageSet) -> Features:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.neighbors import nearest, neighbor_table, neighbor_table_within
+from core.neighbors import exact_distances, farthest, nearest, neighbor_table, neighbor_table_within
 from core.pairing import PAIRINGS, PairingContext, pair_statistics
 from core.rng import generator
 
@@ -151,3 +151,17 @@ def test_of_equally_near_points_the_first_are_taken() -> None:
     points = np.repeat(np.eye(3, dtype=np.float32), 5, axis=0)
     assert np.array_equal(nearest(points, points, 5)[1], np.repeat(np.arange(15).reshape(3, 5), 5, axis=0))
     assert nearest(points, points[:0], 2)[0].shape == (0, 2)
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(5, 1, 5), (7, 3, 1), (4100, 2, 3)])
+def test_nearest_and_most_distant_points_however_the_arrays_lie_in_memory(n: int, d: int, k: int) -> None:
+    draw = np.random.default_rng(0)
+    points, queries = (draw.normal(size=(m, d)).astype(np.float32) for m in (n, 9))
+    points = np.asfortranarray(points)
+    points.setflags(write=False)
+    queries = queries[::-1]
+    apart = np.linalg.norm(queries[:, None].astype(np.float64) - points, axis=2)
+    in_order = np.argsort(apart, axis=1, kind="stable")
+    assert np.array_equal(nearest(points, queries, k)[1], in_order[:, :k])
+    assert np.array_equal(exact_distances(points, queries, k)[1], in_order[:, :k])
+    assert np.array_equal(farthest(points, queries, k)[1], np.argsort(-apart, axis=1, kind="stable")[:, :k])
