@@ -63,26 +63,49 @@ def _nearest(
     Some more neighbours than asked for are found as the product of all pairs gives them, with the rounding of squares that
     nearly cancel; their distances are then computed from differences.
     """
-    import torch
-
-    from core.embed import as_tensor
-
     _check(base, queries, k, "neighbours")
     distances = np.empty((len(queries), k), dtype=str(dtype).removeprefix("torch."))
     indices = np.empty((len(queries), k), dtype=np.int64)
     center = base.mean(axis=0, dtype=np.float64).astype(np.float32)  # about the mean less is lost to cancellation
     candidates = _candidates(base - center, queries - center, min(k + _SPARE, len(base)), device)
-    points, others = as_tensor(base).to(device), as_tensor(queries).to(device)
+    doubtful = _rank(base, queries, candidates, distances, indices, np.arange(len(queries)), center)
+    if len(doubtful) and candidates.shape[1] < len(base):  # points in tight groups far from their mean: again in float64
+        exact = base.mean(axis=0, dtype=np.float64)
+        candidates = _candidates(base - exact, queries[doubtful] - exact, min(k + _SPARE, len(base)), device)
+        _rank(base, queries, candidates, distances, indices, doubtful, center)
+    return distances, indices
+
+
+def _rank(
+    base: NDArray[np.float32], queries: NDArray[np.float32], candidates: Tensor, distances: NDArray[Any],
+    indices: NDArray[np.int64], which: NDArray[np.int64], center: NDArray[np.float32],
+) -> NDArray[np.int64]:  # fmt: skip
+    """Fill in the nearest of the candidates [M, C] of some queries [M]; return those for which others might be nearer.
+
+    A point that is no candidate is no nearer than the farthest candidate, less twice the rounding of a squared distance.
+    """
+    import torch
+
+    from core.embed import as_tensor
+
+    device, k = candidates.device, distances.shape[1]
+    dtype = torch.float64 if distances.dtype == np.float64 else torch.float32
+    reach = np.linalg.norm(queries[which] - center, axis=1) + np.linalg.norm(base - center, axis=1).max(initial=0)
+    rounding = (2 * base.shape[1] ** 0.5 + 8) * float(np.finfo(np.float32).eps) * np.square(reach)
+    doubtful = np.zeros(len(which), dtype=bool)
+    points, others = as_tensor(base).to(device), as_tensor(queries[which]).to(device)
     with torch.inference_mode():
-        size = max(1, _NUMBERS // (candidates.shape[1] * points.shape[1]) * (1 if str(device) == "cpu" else _TILE_ON_GPU))
-        for start in range(0, len(queries), size):
+        size = max(1, _NUMBERS * (1 if str(device) == "cpu" else _TILE_ON_GPU) // (candidates.shape[1] * points.shape[1]))
+        for start in range(0, len(which), size):
             rows = slice(start, start + size)
             near = candidates[rows].sort(dim=1).values
             apart = points[near].to(dtype) - others[rows, None]
             found, order = apart.square_().sum(dim=2).sqrt_().sort(dim=1, stable=True)
-            distances[rows] = found[:, :k].cpu()
-            indices[rows] = near.gather(1, order[:, :k]).cpu()
-    return distances, indices
+            distances[which[rows]] = found[:, :k].cpu()
+            indices[which[rows]] = near.gather(1, order[:, :k]).cpu()
+            gap = (found[:, -1].double().square() - found[:, k - 1].double().square()).cpu().numpy()
+            doubtful[rows] = gap <= 2 * rounding[rows]
+    return which[doubtful]
 
 
 def _candidates(

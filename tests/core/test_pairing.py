@@ -165,3 +165,12 @@ def test_nearest_and_most_distant_points_however_the_arrays_lie_in_memory(n: int
     assert np.array_equal(nearest(points, queries, k)[1], in_order[:, :k])
     assert np.array_equal(exact_distances(points, queries, k)[1], in_order[:, :k])
     assert np.array_equal(farthest(points, queries, k)[1], np.argsort(-apart, axis=1, kind="stable")[:, :k])
+
+
+@pytest.mark.parametrize("spread", [1e-3, 3e-4])
+def test_neighbours_within_tight_groups_far_apart_are_the_nearest_ones(spread: float) -> None:
+    draw = np.random.default_rng(0)
+    points = (np.repeat([[1.0], [-1.0]], 300, axis=0) + spread * draw.normal(size=(600, 64))).astype(np.float32)
+    apart = np.linalg.norm(points[:, None].astype(np.float64) - points, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (neighbor_table(points, 3) == np.argsort(apart, axis=1)[:, :3]).mean() > 0.999
