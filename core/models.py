@@ -124,22 +124,3 @@ def build_classifier(representation_dim: int, classes: int, seed: int) -> nn.Seq
 
     with torch_seed(seed, "classifier"):
         return nn.Sequential(nn.Linear(representation_dim, classes))
-
-
-def portable(encoder: nn.Sequential) -> nn.Sequential:
-    """A copy of an encoder, in eval mode on the CPU, of torch's and torchvision's own layers: it loads without this package.
-
-    The normalisation becomes a fixed 1x1 convolution of each channel, which computes the same up to rounding.
-    """
-    import copy
-
-    from torch import nn
-
-    from core.layers import Normalize
-
-    normalize, backbone, head = copy.deepcopy(encoder).cpu()
-    assert isinstance(normalize, Normalize)
-    fixed = nn.Conv2d(3, 3, kernel_size=1, groups=3)
-    fixed.weight = nn.Parameter((1 / normalize.std)[:, None], requires_grad=False)
-    fixed.bias = nn.Parameter((-normalize.mean / normalize.std).reshape(-1), requires_grad=False)
-    return nn.Sequential(OrderedDict(normalize=fixed, backbone=backbone, head=head)).eval()

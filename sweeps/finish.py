@@ -25,10 +25,9 @@ from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.storage.records import LOST, TrialRecord, TrialStatus
 from sweeps.sweep_config import SweepConfig
 from sweeps.terminal import complain
-from sweeps.tracking import tracker as tracking
 from sweeps.tracking import uri
 from sweeps.tracking.parent_run import SweepSummary
-from sweeps.tracking.tracker import Tracker
+from sweeps.tracking.tracker import PATIENCE, Tracker
 
 #: How many seconds to wait for an unreachable tracking server after a Ctrl-C.
 _PATIENCE_INTERRUPTED = 10.0
@@ -167,7 +166,7 @@ def _write_report(
         artifacts=[*files, page, folder / "sweep.json"],
         description=markdown(report),
     )
-    tracker.close(summary, patience=_PATIENCE_INTERRUPTED if outcome.interrupted else tracking.PATIENCE)
+    tracker.close(summary, patience=_PATIENCE_INTERRUPTED if outcome.interrupted else PATIENCE)
     return page
 
 

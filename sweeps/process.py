@@ -124,6 +124,22 @@ def defer_signals() -> Iterator[Callable[[], None]]:
             signal.raise_signal(came[0])
 
 
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Hold back, for this thread, the signals that end a command; a process that is started in the block does so from its start."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_signals_to_parent() -> None:
+    """In a process of the command that :func:`signals_blocked` started: ignore those signals, also any that came already."""
+    ignore_signals()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
 def ignore_signals() -> None:
     """Ignore the signals while the interpreter exits."""
     for number in _SIGNALS:

@@ -93,8 +93,6 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
     store, plan, search_result = config.snapshot.store, config.plan, None
     store.remove_scratch()
     private_folder.remove_abandoned()
-    # MLflow's thread computes much. With Python's default switch interval of 5 ms, Tune's loop would wait for it noticeably.
-    sys.setswitchinterval(0.001)
     tracker = Tracker(
         config.tracking_uri, plan, store, command_line(), lambda line: console.print(line, highlight=False, soft_wrap=True)
     )

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.config import TrialConfig
+from core.export import export_encoder
+from core.models import build_encoder
 from core.train import Checkpoint
 from sweeps.storage.checked_folder import CheckedFolder, DamagedFileError
 from sweeps.storage.trial_state import CHECKPOINT, ENCODER, OLD_ENCODER
@@ -35,6 +38,18 @@ def load_encoder_weights(files: CheckedFolder) -> tuple[dict[str, Tensor], str |
     if old is None:
         raise DamagedFileError(files.path / ENCODER, "it is gone; the same command, run again, makes it again")
     return old, files.digest(OLD_ENCODER)
+
+
+def export_stored_encoder(files: CheckedFolder, config: TrialConfig) -> bytes:
+    """Return the encoder of a trial's folder as an exported graph, made from its weights.
+
+    Raises:
+        DamagedFileError: if the file of the weights is damaged or gone.
+    """
+    weights, _ = load_encoder_weights(files)
+    encoder = build_encoder(config.encoder, config.representation_dim, config.seed, torch.zeros(3), torch.ones(3))
+    encoder.load_state_dict(weights)
+    return export_encoder(encoder, config)
 
 
 def save_checkpoint(files: CheckedFolder, checkpoint: Checkpoint, inherited: int, parent_encoder: str | None) -> None:

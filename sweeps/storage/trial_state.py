@@ -26,11 +26,13 @@ _SUFFIX = {"detail": "npz", "figure": "png"}
 #: Files of weights, by what reads them; an earlier version of this program wrote ``encoder.pt``.
 ENCODER, OLD_ENCODER, PROJECTOR, FITTED = "encoder.safetensors", "encoder.pt", "projector.safetensors", "fitted.npz"
 CHECKPOINT = "checkpoint.pt"
+#: The encoder as a graph that loads without this package; earlier versions of this program wrote none.
+EXPORTED = "encoder.pt2"
 _WEIGHTS = (ENCODER, OLD_ENCODER, PROJECTOR, FITTED)
 #: What is said of a file that has a checksum and is not there.
 GONE = "it was written, and is gone"
 #: Files that every command of the trial makes again if their checksum is known and they are gone.
-LASTING = ("config.json", "trained.json", *_WEIGHTS)
+LASTING = ("config.json", "trained.json", *_WEIGHTS, EXPORTED)
 _TRAINING = TypeAdapter(TrainingRecord)
 _RESULTS = TypeAdapter(dict[str, MetricResult])
 
@@ -180,13 +182,18 @@ class TrialState:
 
     def _whole_files(self, *, checkpoint: bool) -> list[str]:
         """The names of the files that are not JSON."""
-        names = (*_WEIGHTS, CHECKPOINT) if checkpoint else _WEIGHTS
+        names = (*_WEIGHTS, EXPORTED, *((CHECKPOINT,) if checkpoint else ()))
         return sorted([*(name for name in names if name in self._names), *(n for n in self._products if "/." not in n)])
 
     @cached_property
     def encoder_file(self) -> str | None:
         """Name of the file with the encoder's weights; None if there is none."""
         return next((name for name in (ENCODER, OLD_ENCODER) if name in self._names), None)
+
+    @property
+    def lacks_export(self) -> bool:
+        """Whether the file ``encoder.pt2`` is absent or damaged."""
+        return EXPORTED not in self._names or EXPORTED in self.damage
 
     # -- what is missing ------------------------------------------------------------------------------------------------
 
@@ -210,7 +217,7 @@ class TrialState:
         Figures and derived per-image arrays are made outside of the slot, so they may still be missing.
         """
         whole = self.is_trained and not self.missing_metrics(trial) and not self.missing_details(trial)
-        if "config.json" not in self._names and self.files.digest("config.json") is not None:
+        if any(name not in self._names and self.files.digest(name) is not None for name in ("config.json", EXPORTED)):
             return False  # it is gone
         return whole and not any("/" not in name for name in self.damage)
 

@@ -38,7 +38,7 @@ from evaluation.evaluate import NOT_DEFINED
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import ASIDE, CheckedFolder
 from sweeps.storage.records import MetricResult, TrainingRecord
-from sweeps.storage.trial_state import ENCODER, FITTED, OLD_ENCODER, TrialState, product_name
+from sweeps.storage.trial_state import ENCODER, EXPORTED, FITTED, OLD_ENCODER, TrialState, product_name
 
 _SCRATCH = "tune"  # kind of temporary folders: in the storage or, if that is a URL, among this machine's temporary files
 
@@ -208,5 +208,5 @@ class TrialStore:
         if known - {made}:
             state = self.read(key)
             for name in state.stored_names:
-                if name.startswith(("evaluation-", "details/", "figures/")):
+                if name.startswith((EXPORTED, "evaluation-", "details/", "figures/")):
                     state.files.set_aside(name)

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 from core.image_decoding import IMAGE_SIZE
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import CheckedFolder
+from sweeps.storage.trial_state import EXPORTED
 from sweeps.tracking.child_run import ChildRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_DATA = "data"
+
 
 def log_encoder(client: MlflowClient, experiment: str, child: ChildRun, trial: Trial, files: CheckedFolder) -> None:
     """Log the encoder, unless the run has it; delete incomplete models that killed drivers left.
 
-    The model is an exported graph (torch's pt2) for batches of any size. It loads without this package and holds no pickle.
+    The model is the graph that the worker exported (see :mod:`core.export`).
 
     This uses MLflow's client, because the fluent call ``mlflow.pytorch.log_model`` would end the run.
     """
@@ -39,40 +42,47 @@ def log_encoder(client: MlflowClient, experiment: str, child: ChildRun, trial: T
 
 
 def _make_model(client: MlflowClient, experiment: str, child: ChildRun, trial: Trial, files: CheckedFolder) -> str:
-    import mlflow.pytorch
-    import numpy as np
-    import torch
     from mlflow.entities import LoggedModelStatus
+
+    if (graph := files.read(EXPORTED)) is None:  # an earlier version of this program wrote none
+        from sweeps.execution.weights import export_stored_encoder  # imports torch
+
+        graph = export_stored_encoder(files, trial.config)
+    logged = client.create_logged_model(
+        experiment, "encoder", child.run_id, tags={"arm": trial.arm, "trial_key": trial.key}, model_type="encoder"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / _DATA).mkdir()
+        (folder / _DATA / "model.pt2").write_bytes(graph)
+        _describe(folder, trial, run_id=child.run_id, model_id=logged.model_id, location=logged.artifact_location)
+        client.log_model_artifacts(logged.model_id, scratch)
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return str(logged.model_id)
+
+
+def _describe(folder: Path, trial: Trial, *, run_id: str, model_id: str, location: str) -> None:
+    """Write what ``mlflow.pytorch.save_model`` writes beside such a graph; that function imports torch, and exports anew."""
+    import numpy as np
+    from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
+    from mlflow.utils import environment
 
-    from core.models import build_encoder, portable
-    from sweeps.execution.weights import load_encoder_weights  # imports torch
-
-    weights, _ = load_encoder_weights(files)
-    config = trial.config
-    encoder = build_encoder(config.encoder, config.representation_dim, config.seed, torch.zeros(3), torch.ones(3))
-    encoder.load_state_dict(weights)
     floats = np.dtype("float32")
     signature = ModelSignature(
         Schema([TensorSpec(floats, (-1, 3, IMAGE_SIZE, IMAGE_SIZE))]),
-        Schema([TensorSpec(floats, (-1, config.representation_dim))]),
+        Schema([TensorSpec(floats, (-1, trial.config.representation_dim))]),
     )
-    versions = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "torchvision")]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        card = Model(run_id=child.run_id)
-        mlflow.pytorch.save_model(
-            portable(encoder), folder, mlflow_model=card, signature=signature, serialization_format="pt2",
-            # The export takes a dimension of more than 1 for one of any size, where the signature allows it.
-            input_example=np.zeros((2, 3, IMAGE_SIZE, IMAGE_SIZE), floats), pip_requirements=versions,
-        )  # fmt: skip
-        logged = client.create_logged_model(
-            experiment, "encoder", child.run_id, tags={"arm": trial.arm, "trial_key": trial.key}, model_type="encoder"
-        )
-        card.model_id = card.model_uuid = logged.model_id
-        card.artifact_path = logged.artifact_location
-        card.save(folder / "MLmodel")
-        client.log_model_artifacts(logged.model_id, str(folder))
-    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    return str(logged.model_id)
+    card = Model(artifact_path=location, run_id=run_id, signature=signature, model_uuid=model_id, model_id=model_id)
+    card.add_flavor("pytorch", model_data=_DATA, pytorch_version=version("torch"), code=None)
+    pyfunc.add_to_model(
+        card, loader_module="mlflow.pytorch", data=_DATA, pickle_module_name="mlflow.pytorch.pickle_module",
+        conda_env="conda.yaml", python_env="python_env.yaml", model_config={"device": None},
+    )  # fmt: skip
+    card.model_size_bytes = (folder / _DATA / "model.pt2").stat().st_size
+    card.save(str(folder / "MLmodel"))
+    needed = [f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch")]
+    environment._mlflow_conda_env(str(folder / "conda.yaml"), additional_pip_deps=needed)
+    environment._PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
+    (folder / "requirements.txt").write_text("\n".join(needed))

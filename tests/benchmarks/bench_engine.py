@@ -9,6 +9,9 @@ checkpoints, ``evaluate()``, details and drawing: their median over the trials, 
 seconds, for the time in which they wait for a core that the engine holds is the engine's; by the median, for the imports of a
 worker's first trial are. Not counted: those, and the start of Python.
 
+Also counted: the CPU seconds of all processes of the command, from the start of Python to the end: the command itself, the one
+that writes to MLflow, the workers (training and drawing included), and Ray's own.
+
 What blocks Tune's loop, while Tune runs: seconds of each call from it into our code (``tracker``: MLflow's alone). A thread can
 also hold the interpreter's lock beside the calls; so, with MLflow and with a tracker that drops everything: how much later
 than after 2 ms a sleeping thread comes back (``late``), and how long a round of the loop takes beyond its own CPU seconds and
@@ -27,12 +30,13 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -197,7 +201,7 @@ def measure(folder: Path, *, mlflow: bool) -> dict[str, Any]:
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     tune_backend.run_trial, figure_tasks.draw_figures = trivial_trial, trivial_drawing
-    loop, phases = Loop(), dict.fromkeys((*_PHASES, "mlflow cpu"), 0.0)
+    loop, phases = Loop(), dict.fromkeys(_PHASES, 0.0)
 
     def add(name: str) -> Callable[[float], None]:
         return lambda seconds: phases.update({name: phases[name] + seconds})
@@ -212,25 +216,25 @@ def measure(folder: Path, *, mlflow: bool) -> dict[str, Any]:
                         (contrasts, "of_sweep"), (finish, "write_report"), (Tracker, "close"),
                         (cluster, "_disconnect")):  # fmt: skip
         setattr(owner, name, timed(getattr(owner, name), add(name), time.perf_counter))
-    tune_loop, work = tune_backend.run, Tracker._work
+    tune_loop = tune_backend.run
 
     def looped(*arguments: Any, **options: Any) -> Any:
         with loop.during():
             return tune_loop(*arguments, **options)
 
     def dropped(tracker: Any) -> None:
-        while tracker._queue.get() is not None:
+        while tracker._messages.get()[0] != "close":
             pass
 
     tune_backend.run = looped
-    Tracker._work = timed(work if mlflow else dropped, add("mlflow cpu"), time.thread_time)  # type: ignore[method-assign]
+    if not mlflow:
+        Tracker._run_process = dropped  # type: ignore[method-assign]
     started = time.perf_counter()
     code = run.main(_command(folder))
     wall = time.perf_counter() - started
     spent = [json.loads(line) for line in (folder / "results" / "seconds.jsonl").read_text().splitlines()]
     compute = sum(float(np.median([s for what, s in spent if what == kind])) for kind in ("trial", "drawing"))
-    return {"code": code, "wall": wall, "compute": compute, "phases": phases, "driver cpu": time.process_time(),
-            "loop": loop.figures}  # fmt: skip
+    return {"code": code, "wall": wall, "compute": compute, "phases": phases, "loop": loop.figures}
 
 
 def _command(folder: Path) -> list[str]:
@@ -250,6 +254,38 @@ def make_grid(folder: Path, trials: int) -> None:
     base = _BASE | {"dataset": f"folder:{folder / 'images'}", "anomaly_datasets": [f"folder:{folder / 'others'}"]}
     arms = {"rate": {"learning_rate": [round(1e-4 * i, 4) for i in range(1, trials)]}}
     (folder / "engine.yaml").write_text(yaml.safe_dump({"question": "What does a trial cost?", "base": base, "arms": arms}))
+
+
+# -- the processes -------------------------------------------------------------------------------------------------------
+
+
+def _kind(process: psutil.Process, command: int) -> str:
+    """What a process of the command does: the command itself, MLflow's, a worker, or one of Ray's own."""
+    line = " ".join(process.cmdline())
+    if process.pid == command:
+        return "command"
+    if "multiprocessing" in line:
+        return "mlflow"
+    return "workers" if line.startswith("ray::") or "default_worker.py" in line else "ray"
+
+
+def _watch_cpu(command: subprocess.Popen[bytes]) -> dict[str, float]:
+    """Wait for the command; return the CPU seconds of its processes by kind, each as last seen (five times a second)."""
+    seen: dict[tuple[int, float], tuple[str, float]] = {}
+    root = psutil.Process(command.pid)
+    while command.poll() is None:
+        for process in (root, *root.children(recursive=True)):
+            with suppress(psutil.Error):
+                times, identity = process.cpu_times(), (process.pid, process.create_time())
+                kind = seen[identity][0] if identity in seen else _kind(process, command.pid)
+                # A forked child has its parent's command line until it has a program of its own.
+                kind = _kind(process, command.pid) if kind == "ray" else kind
+                seen[identity] = (kind, times.user + times.system)
+        time.sleep(0.2)
+    found: dict[str, float] = defaultdict(float)
+    for kind, seconds in seen.values():
+        found[f"CPU, {kind}"] += seconds
+    return found
 
 
 # -- the command line ----------------------------------------------------------------------------------------------------
@@ -272,27 +308,30 @@ def main(arguments: list[str] | None = None) -> None:
             folder = Path(scratch)
             make_grid(folder, options.trials)
             print(f"-- {options.trials} trials, {'MLflow' if mlflow else 'no MLflow'}")
-            _run([__file__, "--inside", scratch, *([] if mlflow else ["--without-mlflow"])], folder)
-            _tell(json.loads((folder / "figures.json").read_text()), options.trials)
+            cpu = _run([__file__, "--inside", scratch, *([] if mlflow else ["--without-mlflow"])], folder)
+            _tell(json.loads((folder / "figures.json").read_text()), cpu, options.trials)
             for what, flags in (("dry run", ["--dry-run"]), ("again", [])) if mlflow and not options.quick else ():
                 started = time.perf_counter()
                 _run([str(ROOT / "sweeps" / "run.py"), *_command(folder), *flags], folder)
                 print(f"{what:28} {time.perf_counter() - started:10.4g} s", flush=True)
 
 
-def _run(command: list[str], folder: Path) -> None:
-    with (folder / "log").open("w") as log:
-        done = subprocess.run([sys.executable, *command], stdout=log, stderr=log, check=False)
-    if done.returncode:
+def _run(command: list[str], folder: Path) -> dict[str, float]:
+    with (folder / "log").open("w") as log, subprocess.Popen([sys.executable, *command], stdout=log, stderr=log) as running:
+        cpu = _watch_cpu(running)
+    if running.returncode:
         sys.exit((folder / "log").read_text())
+    return cpu
 
 
-def _tell(found: dict[str, Any], trials: int) -> None:
+def _tell(found: dict[str, Any], cpu: dict[str, float], trials: int) -> None:
     if found["code"]:
         sys.exit(f"the sweep ended with {found['code']}")
     engine = found["wall"] / trials - found["compute"] / (os.cpu_count() or 1)
     rows = {"engine, a trial": engine, "wall": found["wall"], "training and drawing, a trial": found["compute"]}
-    for name, seconds in (rows | {"driver, CPU": found["driver cpu"]} | found["phases"]).items():
+    ours = sum(seconds for name, seconds in cpu.items() if name != "CPU, ray")
+    rows |= {"CPU of ours, a trial": ours / trials, **cpu, **found["phases"]}
+    for name, seconds in rows.items():
         print(f"{name:28} {seconds:10.4g} s")
     for name, values in found["loop"].items():
         p50, p99, most = 1e3 * np.percentile(values, (50, 99, 100))

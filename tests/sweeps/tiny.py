@@ -20,7 +20,7 @@ from sweeps.storage.records import MetricResult, TrainingRecord, TrialRecord, Tr
 from sweeps.storage.snapshot import StoreSnapshot
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.parent_run import SweepSummary
-from sweeps.tracking.tracker import Tracker
+from sweeps.tracking.queued_writer import QueuedWriter
 from tests.conftest import TINY
 
 #: Fields of trials that are run by whole commands.
@@ -76,7 +76,7 @@ def finish(store: TrialStore, trial: Trial) -> None:
 def tell(plan: Plan, storage: Path, uri: str, *, live: bool = False, skipped: dict[str, str] | None = None) -> None:
     """Do what the driver does: everything the store knows, to a tracker of its own."""
     store = TrialStore(storage)
-    tracker = Tracker(uri, plan, store, "python sweeps/run.py")
+    tracker = QueuedWriter(uri, plan, store, "python sweeps/run.py")
     for key, trial in plan.trials.items():
         found = record_of(store, trial, skipped=(skipped or {}).get(key))
         if live and found.training:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.storage.trial_store import TrialStore
-from sweeps.tracking import tracker
+from sweeps.tracking import queued_writer
 from sweeps.tracking.parent_run import SweepSummary
 from sweeps.tracking.runs import RunWriter
 from tests.servers import server_of_health
@@ -21,7 +21,7 @@ SUMMARY = SweepSummary("FINISHED", {}, 0.0, ())
 def test_what_a_server_that_is_away_did_not_hear_is_told_in_order_once_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker, "_PAUSE", 0.05)
+    monkeypatch.setattr(queued_writer, "_PAUSE", 0.05)
     monkeypatch.setattr(RunWriter, "open", lambda _: None)
     monkeypatch.setattr(RunWriter, "close", lambda *_: None)
     said: list[str] = []
@@ -29,7 +29,7 @@ def test_what_a_server_that_is_away_did_not_hear_is_told_in_order_once_it_is_bac
     with server_of_health() as server:
         uri = f"http://me:top-secret@127.0.0.1:{server.server_port}"
         plan, store = tiny_plan(tmp_path, {}), TrialStore(tmp_path)
-        watcher = tracker.Tracker(uri, plan, store, "", said.append)
+        watcher = queued_writer.QueuedWriter(uri, plan, store, "", said.append)
 
         def hear(number: int) -> None:
             if number == 2 and server.healthy and not said:  # type: ignore[attr-defined]
@@ -51,13 +51,13 @@ def test_what_a_server_that_is_away_did_not_hear_is_told_in_order_once_it_is_bac
 def test_a_server_that_stays_away_or_fails_again_and_again_is_given_up_in_the_end(
     healthy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker, "_PAUSE", 0.05)
+    monkeypatch.setattr(queued_writer, "_PAUSE", 0.05)
     monkeypatch.setattr(RunWriter, "open", lambda _: None)
     tries: list[int] = []
     with server_of_health() as server:
         server.healthy = healthy  # type: ignore[attr-defined]
         uri, plan, store = f"http://127.0.0.1:{server.server_port}", tiny_plan(tmp_path, {}), TrialStore(tmp_path)
-        watcher = tracker.Tracker(uri, plan, store, "")
+        watcher = queued_writer.QueuedWriter(uri, plan, store, "")
 
         def fail() -> None:
             tries.append(1)
@@ -68,4 +68,4 @@ def test_a_server_that_stays_away_or_fails_again_and_again_is_given_up_in_the_en
         assert healthy or watcher.problem is None, "while trials run it is waited for"
         watcher.close(SUMMARY, patience=0.3)
         watcher.close(SUMMARY)  # as after a second Ctrl-C: no more waiting
-    assert watcher.problem == "ConnectionError: cut" and len(tries) == (tracker._ATTEMPTS if healthy else 1)
+    assert watcher.problem == "ConnectionError: cut" and len(tries) == (queued_writer._ATTEMPTS if healthy else 1)

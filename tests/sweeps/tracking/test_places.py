@@ -15,7 +15,7 @@ from mlflow.tracking._tracking_service import utils
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.moved_storage import follow_storage
 from sweeps.tracking.parent_run import SweepSummary
-from sweeps.tracking.tracker import Tracker
+from sweeps.tracking.queued_writer import QueuedWriter
 from sweeps.tracking.uri import default_uri
 from tests.sweeps.tiny import tiny_plan
 
@@ -27,7 +27,7 @@ def command(storage: Path, uri: str | None = None, text: str = "some") -> list[s
     utils._artifact_repos_cache.clear()  # a command is a process of its own, which knows no addresses of an earlier one
     report = storage / "report.html"
     report.write_text(text)
-    tracker = Tracker(uri or default_uri(storage), tiny_plan(storage, {}), TrialStore(storage), "x", said.append)
+    tracker = QueuedWriter(uri or default_uri(storage), tiny_plan(storage, {}), TrialStore(storage), "x", said.append)
     tracker.close(SweepSummary("FINISHED", {}, 0.0, (report,)))
     assert tracker.problem is None
     return said

@@ -18,7 +18,8 @@ from mlflow.store.db.utils import _get_latest_schema_revision
 from core.errors import InputError
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking import server_check, uri
-from sweeps.tracking import tracker as tracking
+from sweeps.tracking import queued_writer
+from sweeps.tracking.queued_writer import QueuedWriter
 from sweeps.tracking.database_check import schema_versions, sql_problem
 from sweeps.tracking.parent_run import SweepSummary
 from sweeps.tracking.runs import RunWriter
@@ -166,10 +167,10 @@ def test_what_the_driver_says_of_a_database_that_cannot_be_opened_is_told_on_one
 def test_a_database_that_another_process_has_locked_is_waited_for(
     tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "_PAUSE", 0.05)
+    monkeypatch.setattr(queued_writer, "_PAUSE", 0.05)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     plan, said = tiny_plan(tmp_path, {}), list[str]()
-    tracker = tracking.Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", plan, TrialStore(tmp_path), "x", said.append)
+    tracker = QueuedWriter(f"sqlite:///{tmp_path / 'mlflow.db'}", plan, TrialStore(tmp_path), "x", said.append)
     tracker.on_trial_start(arm(plan, "base"))
     locked, free = threading.Event(), threading.Event()
 
@@ -203,7 +204,7 @@ def test_a_password_is_in_nothing_that_the_tracker_says(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(RunWriter, "open", fail)
     said: list[str] = []
-    tracker = tracking.Tracker(
+    tracker = QueuedWriter(
         "postgresql://me:top-secret@there/db", tiny_plan(tmp_path, {}), TrialStore(tmp_path), "x", said.append
     )
     tracker.close(SweepSummary("FINISHED", {}, 0.0, ()))

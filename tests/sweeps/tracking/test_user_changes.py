@@ -15,7 +15,7 @@ from mlflow.entities import ViewType
 from sweeps.planning.trial import Plan
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.parent_run import SweepSummary
-from sweeps.tracking.tracker import Tracker
+from sweeps.tracking.queued_writer import QueuedWriter
 from sweeps.tracking.user_texts import NOTE, NOTE_MARK, RUN_NAME, name_tags, note_tags
 from tests.sweeps.tiny import arm, tiny_plan
 
@@ -33,7 +33,7 @@ class Sweep:
     def command(self, plan: Plan, arms: Sequence[str], note: str = "") -> list[str]:
         """Start the trials of some arms, end the sweep; return what was said."""
         said: list[str] = []
-        tracker = Tracker(self.uri, plan, TrialStore(self.storage), "python sweeps/run.py", said.append)
+        tracker = QueuedWriter(self.uri, plan, TrialStore(self.storage), "python sweeps/run.py", said.append)
         for name in arms:
             tracker.on_trial_start(arm(plan, name))
         tracker.correct_members(plan)
@@ -162,7 +162,7 @@ def test_changed_data_makes_no_second_member_of_one_name_and_other_seeds_stay(sw
     data_changed = replace(sweep_again, trials=changed, requested=frozenset(changed))
     sweep.command(plan, [])
     other_seed = next(t for t in plan.trials.values() if t.arm == "z" and t.config.seed == 1)
-    tracker = Tracker(sweep.uri, plan, TrialStore(tmp_path), "x")
+    tracker = QueuedWriter(sweep.uri, plan, TrialStore(tmp_path), "x")
     tracker.on_trial_start(other_seed)
     tracker.close(SweepSummary("FINISHED", {}, 0.0, ()))
     sweep.command(data_changed, ["base", "z"])
@@ -210,7 +210,7 @@ def test_an_experiment_that_was_renamed_is_found(sweep: Sweep, tmp_path: Path) -
 @pytest.mark.slow
 def test_a_run_deleted_while_the_sweep_runs_is_written_anew(sweep: Sweep, tmp_path: Path) -> None:
     plan, said = tiny_plan(tmp_path, ARMS), list[str]()
-    tracker = Tracker(sweep.uri, plan, TrialStore(tmp_path), "x", said.append)
+    tracker = QueuedWriter(sweep.uri, plan, TrialStore(tmp_path), "x", said.append)
     tracker.on_trial_start(arm(plan, "base"))
     tracker._tell("", lambda: sweep.client.delete_run(sweep.runs("trial")["base · seed 0"].info.run_id))
     tracker.on_epoch_end(arm(plan, "base"), {"epoch": 1, "time": 1.0, "train/loss": 2.0})
@@ -226,7 +226,7 @@ def test_what_mlflow_refuses_is_named_ends_its_run_and_does_not_keep_the_rest(
 ) -> None:
     plan, said = tiny_plan(tmp_path, ARMS), list[str]()
     monkeypatch.setattr("sweeps.tracking.run_client.legal_name", lambda name: name)
-    tracker = Tracker(sweep.uri, plan, TrialStore(tmp_path), "x", said.append)
+    tracker = QueuedWriter(sweep.uri, plan, TrialStore(tmp_path), "x", said.append)
     tracker.on_epoch_end(arm(plan, "base"), {"epoch": 1, "time": 1.0, "odd|name": 2.0})
     tracker.on_epoch_end(arm(plan, "z"), {"epoch": 1, "time": 1.0, "train/loss": 2.0})
     tracker.close(SweepSummary("FINISHED", {"z(1)": 1.0}, 1.0, ()))
