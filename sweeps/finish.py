@@ -27,7 +27,8 @@ from sweeps.sweep_config import SweepConfig
 from sweeps.terminal import complain
 from sweeps.tracking import uri
 from sweeps.tracking.parent_run import SweepSummary
-from sweeps.tracking.tracker import PATIENCE, Tracker
+from sweeps.tracking.queued_writer import PATIENCE
+from sweeps.tracking.tracker import Tracker
 
 #: How many seconds to wait for an unreachable tracking server after a Ctrl-C.
 _PATIENCE_INTERRUPTED = 10.0

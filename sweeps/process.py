@@ -126,7 +126,7 @@ def defer_signals() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Hold back, for this thread, the signals that end a command; a process that is started in the block does so from its start."""
+    """Block in this thread the signals that end a command. A process that is started in the block has them blocked as well."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield

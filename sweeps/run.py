@@ -93,6 +93,7 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
     store, plan, search_result = config.snapshot.store, config.plan, None
     store.remove_scratch()
     private_folder.remove_abandoned()
+    sys.setswitchinterval(0.001)  # of Python's default, 5 ms, Tune's loop would lose as much to each busy thread
     tracker = Tracker(
         config.tracking_uri, plan, store, command_line(), lambda line: console.print(line, highlight=False, soft_wrap=True)
     )

@@ -128,10 +128,9 @@ class FigureTasks(SweepCallback):
         self._failed: dict[str, str] = {}
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """Have the trial's figures drawn, if it is done and lacks any."""
-        trial = record.trial
-        if record.status == TrialStatus.DONE and not self._store.read(trial.key).is_drawn(trial):
-            self.draw(trial)
+        """Have the figures drawn that the trial lacks, if it is done."""
+        if record.status == TrialStatus.DONE:
+            self.draw(record.trial)
 
     def on_epoch_end(self, trial: Trial, record: dict[str, float]) -> None:
         """Start the next drawing, if one has ended."""

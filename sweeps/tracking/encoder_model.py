@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
 import tempfile
+from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +70,6 @@ def _describe(folder: Path, trial: Trial, *, run_id: str, model_id: str, locatio
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
-    from mlflow.utils import environment
 
     floats = np.dtype("float32")
     signature = ModelSignature(
@@ -75,14 +77,33 @@ def _describe(folder: Path, trial: Trial, *, run_id: str, model_id: str, locatio
         Schema([TensorSpec(floats, (-1, trial.config.representation_dim))]),
     )
     card = Model(artifact_path=location, run_id=run_id, signature=signature, model_uuid=model_id, model_id=model_id)
-    card.add_flavor("pytorch", model_data=_DATA, pytorch_version=version("torch"), code=None)
+    card.add_flavor("pytorch", model_data=_DATA, pytorch_version=_torch_version(), code=None)
     pyfunc.add_to_model(
         card, loader_module="mlflow.pytorch", data=_DATA, pickle_module_name="mlflow.pytorch.pickle_module",
         conda_env="conda.yaml", python_env="python_env.yaml", model_config={"device": None},
     )  # fmt: skip
     card.model_size_bytes = (folder / _DATA / "model.pt2").stat().st_size
     card.save(str(folder / "MLmodel"))
+    for name, text in _environment_files().items():
+        (folder / name).write_text(text)
+
+
+@cache
+def _torch_version() -> str:
+    """What ``torch.__version__`` says, without importing torch; MLflow warns when it loads a model of another version."""
+    package = find_spec("torch")
+    assert package is not None and package.origin is not None
+    return str(runpy.run_path(str(Path(package.origin).with_name("version.py")))["__version__"])
+
+
+@cache
+def _environment_files() -> dict[str, str]:
+    """Name -> text of the files that say in which environment the model loads, in the form of MLflow's own flavors."""
+    from mlflow.utils import environment
+
     needed = [f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch")]
-    environment._mlflow_conda_env(str(folder / "conda.yaml"), additional_pip_deps=needed)
-    environment._PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
-    (folder / "requirements.txt").write_text("\n".join(needed))
+    with tempfile.TemporaryDirectory() as scratch:
+        conda, python = Path(scratch) / "conda.yaml", Path(scratch) / "python_env.yaml"
+        environment._mlflow_conda_env(str(conda), additional_pip_deps=needed)
+        environment._PythonEnv.current().to_yaml(str(python))
+        return {file.name: file.read_text() for file in (conda, python)} | {"requirements.txt": "\n".join(needed)}

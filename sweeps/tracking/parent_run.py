@@ -15,7 +15,7 @@ from sweeps.tracking import view
 from sweeps.tracking.child_run import PUBLISHED_DIGEST, ChildRun
 from sweeps.tracking.failures import ended_if_refused
 from sweeps.tracking.names import matches
-from sweeps.tracking.run_client import log_file, log_metrics, log_params, search_runs
+from sweeps.tracking.run_client import log_files, log_metrics, log_params, search_runs
 from sweeps.tracking.user_texts import note_tags
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class ParentRun:
             log_metrics(self._client, parent, [(name, value, moment, step) for name, value in summary.metrics.items()])
             self._client.set_tag(self.run_id, PUBLISHED_DIGEST, digest_now)
         for path in summary.artifacts:
-            log_file(self._client, self.run_id, CheckedFolder(path.parent), path.name)
+            log_files(self._client, self.run_id, CheckedFolder(path.parent), [path.name])
         if summary.description:
             noted = note_tags(self._client.get_run(self.run_id).data.tags, summary.description)
             if noted:

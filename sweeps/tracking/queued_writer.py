@@ -1,8 +1,9 @@
 """Writing a sweep to MLflow: a thread works through a queue of tasks, and waits for a server that is away.
 
-One process of a command writes to MLflow, that of :mod:`sweeps.tracking.tracker`. Every metric value carries the time at which it was stored, and values that a run already has
-are not written again, so repeating a task changes nothing. While a server is away or a database is locked, tasks wait in the
-queue. A task that MLflow refuses is not repeated; it is named, and the other tasks go on.
+One process of a command writes to MLflow, that of :mod:`sweeps.tracking.tracker`. Every metric value carries the time at which
+it was stored, and values that a run already has are not written again, so repeating a task changes nothing. While a server is
+away or a database is locked, tasks wait in the queue. A task that MLflow refuses is not repeated; it is named, and the other
+tasks go on.
 """
 
 from __future__ import annotations

@@ -90,15 +90,15 @@ def delete_tags(client: MlflowClient, child: ChildRun, names: Sequence[str]) -> 
     child.tags = {name: value for name, value in child.tags.items() if name not in names}
 
 
-def log_file(client: MlflowClient, run_id: str, files: CheckedFolder, name: str) -> None:
-    """Log a file as an artifact; nothing if there is no such file.
+def log_files(client: MlflowClient, run_id: str, files: CheckedFolder, names: Sequence[str]) -> None:
+    """Log files as artifacts, those of them that exist.
 
     Raises:
-        DamagedFileError: if it is not what was written.
+        DamagedFileError: if one is not what was written; then none is logged.
     """
-    if (content := files.read(name)) is None:
-        return
+    contents = {name: content for name in names if (content := files.read(name)) is not None}
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / name
-        file.write_bytes(content)
-        client.log_artifact(run_id, str(file))
+        for name, content in contents.items():
+            (Path(scratch) / name).write_bytes(content)
+        if contents:
+            client.log_artifacts(run_id, scratch)

@@ -26,7 +26,7 @@ from sweeps.tracking.membership import Membership
 from sweeps.tracking.moved_storage import follow_storage
 from sweeps.tracking.names import shortened
 from sweeps.tracking.parent_run import ParentRun, SweepSummary, shared_tags
-from sweeps.tracking.run_client import delete_tags, log_file, log_metrics, log_params, set_tags
+from sweeps.tracking.run_client import delete_tags, log_files, log_metrics, log_params, set_tags
 from sweeps.tracking.uri import is_server
 from sweeps.tracking.user_texts import NAME_MARK
 
@@ -122,8 +122,8 @@ class RunWriter:
             if name not in (*_NO_METRICS, *withheld) and not (trial.validation_only and name.startswith("test/"))
         ])  # fmt: skip
 
-    def end_trial(self, record: TrialRecord) -> bool:
-        """Log everything that is known of a trial, and end its run; return False if the run shows all of it already."""
+    def end_trial(self, record: TrialRecord) -> None:
+        """Log everything that is known of a trial, and end its run, unless the run shows all of it already."""
         trial, child = record.trial, self._child(record.trial)
         names = _arm_tags(trial)
         published = digest([
@@ -131,7 +131,7 @@ class RunWriter:
             *(["choosing"] if trial.validation_only else []),
         ])  # fmt: skip
         if child.tags.get(PUBLISHED_DIGEST) == published and child.status == RUN_STATUS[record.status]:
-            return False
+            return
         with ended_if_refused(lambda: self._client.set_terminated(child.run_id, status=RUN_STATUS[record.status])):
             self._log_numbers(child, record)
             if record.status == TrialStatus.DONE:
@@ -142,7 +142,6 @@ class RunWriter:
             delete_tags(self._client, child, outdated)
         self._client.set_terminated(child.run_id, status=RUN_STATUS[record.status])
         child.status = RUN_STATUS[record.status]
-        return True
 
     def _log_numbers(self, child: ChildRun, record: TrialRecord) -> None:
         if record.training is None:
@@ -157,8 +156,7 @@ class RunWriter:
     def _log_artifacts(self, child: ChildRun, trial: Trial) -> None:
         files = self._store.files(trial.key)
         encoder = None if trial.validation_only else self._store.read(trial.key).encoder_file
-        for name in ("config.json", *([] if encoder is None else [encoder])):
-            log_file(self._client, child.run_id, files, name)
+        log_files(self._client, child.run_id, files, ["config.json", *([] if encoder is None else [encoder])])
         self._client.log_inputs(child.run_id, _dataset_inputs(trial))
         if trial.config.has_encoder and not trial.validation_only:
             with writer_lock(self._uri, self._store.storage):

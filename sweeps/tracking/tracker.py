@@ -1,4 +1,4 @@
-"""Keeping MLflow up to date while a sweep runs, by a process of its own: what it computes holds up neither Tune's loop nor tables.
+"""Keeping MLflow up to date while a sweep runs, by a process of its own: its computing does not hold up Tune's loop.
 
 Messages to the process are calls of :class:`sweeps.tracking.queued_writer.QueuedWriter`: a method's name and its arguments. It
 sends back lines to say and, in answer to ``close``, an :class:`Outcome`. If the process dies, the sweep goes on; what was not

@@ -24,8 +24,8 @@ from sweeps.storage.records import TrainingRecord
 from sweeps.storage.trial_state import product_name
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.parent_run import SweepSummary
-from sweeps.tracking.runs import _quiet_mlflow
 from sweeps.tracking.queued_writer import QueuedWriter
+from sweeps.tracking.runs import _quiet_mlflow
 from sweeps.tracking.uri import check_uri
 from tests.servers import server_of_health
 from tests.sweeps.tiny import arm, finish, record_of, runs, tell, tiny_plan

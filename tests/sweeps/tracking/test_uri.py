@@ -17,11 +17,10 @@ from mlflow.store.db.utils import _get_latest_schema_revision
 
 from core.errors import InputError
 from sweeps.storage.trial_store import TrialStore
-from sweeps.tracking import server_check, uri
-from sweeps.tracking import queued_writer
-from sweeps.tracking.queued_writer import QueuedWriter
+from sweeps.tracking import queued_writer, server_check, uri
 from sweeps.tracking.database_check import schema_versions, sql_problem
 from sweeps.tracking.parent_run import SweepSummary
+from sweeps.tracking.queued_writer import QueuedWriter
 from sweeps.tracking.runs import RunWriter
 from tests.servers import server_of_health
 from tests.sweeps.tiny import arm, tiny_plan
