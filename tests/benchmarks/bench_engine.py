@@ -190,7 +190,6 @@ class Loop:
 def measure(folder: Path, *, mlflow: bool) -> dict[str, Any]:
     """Runs the grid in this process; returns its figures."""
     import ray
-    from ray import cloudpickle
 
     from sweeps import finish, run
     from sweeps.analysis import contrasts
@@ -198,9 +197,9 @@ def measure(folder: Path, *, mlflow: bool) -> dict[str, Any]:
     from sweeps.execution.progress import Progress
     from sweeps.execution.runner import SlotTimeMeter
     from sweeps.tracking.tracker import Tracker
+    from tests.benchmarks import bench_engine as here  # noqa: PLW0406 (found by the workers; pickling holds up the loop)
 
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    tune_backend.run_trial, figure_tasks.draw_figures = trivial_trial, trivial_drawing
+    tune_backend.run_trial, figure_tasks.draw_figures = here.trivial_trial, here.trivial_drawing
     loop, phases = Loop(), dict.fromkeys(_PHASES, 0.0)
 
     def add(name: str) -> Callable[[float], None]:
@@ -317,7 +316,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(command: list[str], folder: Path) -> dict[str, float]:
-    with (folder / "log").open("w") as log, subprocess.Popen([sys.executable, *command], stdout=log, stderr=log) as running:
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen([sys.executable, *command], stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path}) as running,
+    ):
         cpu = _watch_cpu(running)
     if running.returncode:
         sys.exit((folder / "log").read_text())
