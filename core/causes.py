@@ -25,6 +25,15 @@ def explain(error: OSError | MemoryError) -> str:
     return f"{where}{what}{f'; {remedy}' if remedy else ''}"
 
 
+def as_memory_error(error: Exception) -> MemoryError | None:
+    """Return the error as a MemoryError if memory was used up, a GPU's too, for which torch raises RuntimeErrors; else None."""
+    if isinstance(error, MemoryError):
+        return error
+    lines = str(error).strip().splitlines()
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in (lines or [""])[0]
+    return MemoryError(lines[0] if lines else "") if isinstance(error, RuntimeError) and of_torch else None
+
+
 def _remedy(error: OSError) -> str:
     mount = _file_system(error.filename)
     there = f"the file system {mount}" if mount else "the file system"

@@ -12,15 +12,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _QUERIES, _BASES = 1024, 4096  # a tile of the matrix of products
-_TILE_ON_GPU = 16  # as many times wider there
+_TILE_ON_GPU = 8  # as many times wider there: of float64 a tile has 2 GB
 _SPARE = 6  # neighbours looked at beyond those asked for
+_FAISS_MOST = 2048  # neighbours that faiss finds on a GPU
 _NUMBERS = 2**18  # of the differences to neighbours that are in memory at once: what fits into a core's cache
 
 
 def nearest(
     base: NDArray[np.float32], queries: NDArray[np.float32], k: int, device: torch.device | str = "cpu"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k nearest base points of every query; of equally near ones the first.
+    """The k nearest base points of every query.
+
+    Of equally near ones the first, as long as no more than k + 6 are as near as that: among more, whichever the product of all
+    pairs puts first.
 
     Args:
         base: [N, D] float32.
@@ -64,6 +68,7 @@ def _nearest(
     nearly cancel; their distances are then computed from differences.
     """
     _check(base, queries, k, "neighbours")
+    base, queries = base.astype(np.float32, copy=False), queries.astype(np.float32, copy=False)
     distances = np.empty((len(queries), k), dtype=str(dtype).removeprefix("torch."))
     indices = np.empty((len(queries), k), dtype=np.int64)
     center = base.mean(axis=0, dtype=np.float64).astype(np.float32)  # about the mean less is lost to cancellation
@@ -111,10 +116,11 @@ def _rank(
 def _candidates(
     base: NDArray[np.float32], queries: NDArray[np.float32], k: int, device: torch.device | str
 ) -> Tensor:  # fmt: skip
-    """[M, k] int64 on the device: the nearest base points, in float32."""
+    """[M, k] int64 on the device: the nearest base points, in the precision of the arrays."""
     import torch
 
-    if torch.device(device).type == "cuda" and (found := _by_faiss(base, queries, k)) is not None:
+    with_faiss = torch.device(device).type == "cuda" and k <= _FAISS_MOST and base.dtype == np.float32  # all that it takes
+    if with_faiss and (found := _by_faiss(base, queries, k)) is not None:
         return torch.from_numpy(found).to(device)
     points, others = torch.from_numpy(base).to(device), torch.from_numpy(queries).to(device)
     with torch.inference_mode():
@@ -178,9 +184,9 @@ def _by_faiss(
 def farthest(
     base: NDArray[np.float32], queries: NDArray[np.float32], k: int, device: torch.device | str = "cpu"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k most distant base points of every query, as :func:`nearest` gives the nearest: the most distant first.
+    """The k most distant base points of every query, the most distant first; among equally distant ones any.
 
-    Computed in float64.
+    Computed in float64. Arguments, results and errors as those of :func:`nearest`.
     """
     import torch
 

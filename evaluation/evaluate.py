@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from core import digits_m
+from core.causes import as_memory_error
 from evaluation import anomaly, clustering, invariance, retrieval, spectrum
 from evaluation.inputs import EvaluationInputs
 from evaluation.probe import study_probe
@@ -215,8 +216,10 @@ def metric_ids(anomaly_identities: Mapping[str, str], *, validation_only: bool =
     return ids
 
 
-#: What a metric, detail or figure raises where it is not defined; anything else is a defect of its own.
-NOT_DEFINED = (ValueError, ArithmeticError)
+def is_defect(error: Exception) -> bool:
+    """Return whether an error is one of the code of a metric, array or figure, rather than that it is not defined here."""
+    no_solution = type(error).__name__.endswith("LinAlgError")  # torch's is a RuntimeError, numpy's a ValueError
+    return not (isinstance(error, ValueError | ArithmeticError) or no_solution)
 
 
 @dataclass(frozen=True)
@@ -254,11 +257,11 @@ def evaluate(inputs: EvaluationInputs, names: Collection[str]) -> Evaluation:
                 value = METRICS[bare].function(inputs.of_anomalies(which))
             else:
                 value = METRICS[bare].function(inputs)
-        except MemoryError:
-            raise
         except Exception as error:  # whatever a metric does, the others are computed
+            if (memory := as_memory_error(error)) is not None:
+                raise memory from error
             problems[name] = f"{type(error).__name__}: {error}"
-            if not isinstance(error, NOT_DEFINED):
+            if is_defect(error):
                 defects.add(name)
             continue
         if value is not None and not math.isfinite(value):

@@ -88,9 +88,9 @@ def _axes(e: EvaluationInputs) -> tuple[NDArray[np.float64], NDArray[np.float64]
     variances[: len(values)] = values.flip(0).cpu().numpy().clip(min=0) / max(n - 1, 1)
     axes = vectors.flip(1)[:, :AXES]
     if d > n:
-        lengths = values.flip(0)[:AXES].clamp(min=0).sqrt()
-        there = lengths > lengths[:1] * d * torch.finfo(lengths.dtype).eps
-        axes = product(centered.T, axes.contiguous()) / torch.where(there, lengths, torch.inf)
+        squares = values.flip(0)[:AXES]
+        there = squares > squares[:1] * n * torch.finfo(squares.dtype).eps  # the rounding of the product's eigenvalues
+        axes = product(centered.T, axes.contiguous()) / torch.where(there, squares, torch.inf).sqrt()
     return mean, variances, axes.cpu().numpy()
 
 

@@ -120,9 +120,12 @@ class FigureTasks(SweepCallback):
         import ray
 
         self._images, self._store, self._callbacks = images, store, callbacks
-        self._task = ray.remote(num_cpus=1 if cpu_slots is None else 0, max_calls=0)(_with_priority)
-        self._limit, self._niceness = (sys.maxsize, 0) if cpu_slots is None else (max(1, cpu_slots // 2), _NICENESS)
-        self._cpu_slots = cpu_slots
+        on_free_cpus = ray.remote(num_cpus=1, max_calls=0)(_with_priority)
+        # Ray puts tasks that take nothing on one node, unless they are to be spread.
+        beside_trials = ray.remote(num_cpus=0, max_calls=0, scheduling_strategy="SPREAD")(_with_priority)
+        self._without_trials = (on_free_cpus, sys.maxsize, 0)
+        beside = (beside_trials, max(1, (cpu_slots or 0) // 2), _NICENESS)
+        self._task, self._limit, self._niceness = self._without_trials if cpu_slots is None else beside
         self._waiting: deque[Trial] = deque()
         self._open: dict[Any, Trial] = {}
         self._failed: dict[str, str] = {}
@@ -147,8 +150,7 @@ class FigureTasks(SweepCallback):
         Returns:
             Key -> reason for the trials whose drawing failed.
         """
-        if self._cpu_slots is not None:
-            self._limit, self._niceness = self._cpu_slots, 0
+        self._task, self._limit, self._niceness = self._without_trials
         self._go_on()
         while self._open:
             self._go_on(wait=True)

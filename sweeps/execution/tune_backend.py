@@ -24,7 +24,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from core.causes import explain
+from core.causes import as_memory_error, explain
 from core.paths import is_remote
 from sweeps import process
 from sweeps.execution import cluster, ray_private
@@ -154,6 +154,7 @@ def _trainable(
 
 
 def _reason(error: Exception) -> str:
+    error = as_memory_error(error) or error
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
         return f"{type(error).__name__}: {explain(error)}"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

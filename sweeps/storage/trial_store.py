@@ -31,10 +31,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from core.atomic_files import as_os_errors, list_folder
+from core.causes import as_memory_error
 from core.config import digest
 from core.locks import file_lock, remove_scratch, scratch_folder
 from core.paths import is_remote
-from evaluation.evaluate import NOT_DEFINED
+from evaluation.evaluate import is_defect
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import ASIDE, CheckedFolder
 from sweeps.storage.records import MetricResult, TrainingRecord
@@ -116,8 +117,8 @@ class TrialStore:
     ) -> MetricResult:  # fmt: skip
         """Compute and store per-image arrays or a figure, and return the result.
 
-        If ``function`` raises an error other than MemoryError, the result holds it as the problem. The caller saves the result
-        once all files are written.
+        If ``function`` raises an error, the result holds it as the problem, unless the memory is used up: then this raises
+        MemoryError. The caller saves the result once all files are written.
 
         Args:
             key: the trial's key.
@@ -126,10 +127,10 @@ class TrialStore:
         """
         try:
             content = function()
-        except MemoryError:
-            raise
         except Exception as error:  # an error in one of them must not prevent the others
-            return MetricResult(None, f"{type(error).__name__}: {error}", time.time(), not isinstance(error, NOT_DEFINED))
+            if (memory := as_memory_error(error)) is not None:
+                raise memory from error
+            return MetricResult(None, f"{type(error).__name__}: {error}", time.time(), is_defect(error))
         if isinstance(content, bytes):
             self.files(key).write_bytes(product_name(id_), content)
         elif content is not None:

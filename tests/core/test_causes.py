@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from core.atomic_files import atomic_write
-from core.causes import explain
+from core.causes import as_memory_error, explain
 from sweeps import run
 from tests.conftest import ROOT
 
@@ -50,6 +51,19 @@ def test_memory_that_is_used_up_is_named(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(run, "_run_sweep", fails)
     assert run.main(["--grid", "ablations"]) == 1 and "the memory is used up: run fewer trials" in capsys.readouterr().err
     assert "the memory is used up" in explain(pickle.loads(pickle.dumps(MemoryError())))
+
+
+def test_memory_that_torch_could_not_get_is_a_memory_error() -> None:
+    with pytest.raises(RuntimeError) as of_cpu:
+        torch.empty(2**60)
+    for error in (
+        MemoryError("x"),
+        of_cpu.value,
+        torch.OutOfMemoryError("CUDA out of memory.\nmore"),
+    ):
+        found = as_memory_error(error)
+        assert isinstance(found, MemoryError) and str(found) in str(error) and "\n" not in str(found) and str(found)
+    assert as_memory_error(RuntimeError("shapes differ")) is None and as_memory_error(ValueError("DefaultCPUAllocator")) is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from core.datasets import ImageSet, Splits
 from core.embed import Features, embed
@@ -163,3 +164,33 @@ def test_baselines_embed_pixels_their_components_and_initial_weights() -> None:
     train, test = (part.images.reshape(len(part), -1) / 255 for part in (splits.train, splits.test))
     _, _, axes = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)
     np.testing.assert_allclose(np.abs(found), np.abs((test - train.mean(axis=0)) @ axes[:5].T), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_defect"),
+    [
+        (ValueError("no"), False),
+        (np.linalg.LinAlgError("no"), False),
+        (torch.linalg.LinAlgError("no"), False),
+        (KeyError("no"), True),
+    ],
+)
+def test_what_has_no_solution_is_not_defined_and_anything_else_is_a_defect(
+    error: Exception, is_defect: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: EvaluationInputs) -> float:
+        raise error
+
+    monkeypatch.setitem(METRICS, "rankme", Metric(fails, "higher", ""))
+    found = evaluate(inputs(), ["rankme", "silhouette"])
+    assert set(found.problems) == {"rankme"} and set(found.values) == {"silhouette"}
+    assert found.defects == ({"rankme"} if is_defect else set())
+
+
+def test_a_gpu_whose_memory_is_used_up_ends_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: EvaluationInputs) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setitem(METRICS, "rankme", Metric(fails, "higher", ""))
+    with pytest.raises(MemoryError, match=r"20\.00 GiB"):  # the trial is tried again; as a problem of the metric it would stay
+        evaluate(inputs(), ["rankme"])

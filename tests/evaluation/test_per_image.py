@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from sklearn.decomposition import PCA
 from sklearn.metrics.cluster import contingency_matrix
 
 from core.datasets import Splits
+from core.embed import Features
 from evaluation.evaluate import evaluate, metric_ids
 from evaluation.inputs import EvaluationInputs
-from evaluation.per_image import DETAILS, Arrays, compute, derive, detail_ids
+from evaluation.per_image import DETAILS, Arrays, _axes, compute, derive, detail_ids
 from evaluation.plot_style import drawn, panels, styled
 from evaluation.trial_figures import FIGURES, FigureInputs, draw, draw_anomalies, figure_ids, needed_details
 from sweeps.reporting import arm_figures
@@ -52,6 +54,20 @@ def test_projection_is_pca(given: EvaluationInputs, details: dict[str, Arrays]) 
     np.testing.assert_allclose(found["variance_share"], reference.explained_variance_ratio_, atol=1e-10)
     np.testing.assert_allclose(np.abs(found["test"]), np.abs(reference.transform(points)), atol=1e-4)
     np.testing.assert_allclose(np.abs(found["centers"]), np.abs(reference.transform(given.clusters.centers)), atol=1e-4)
+
+
+def test_axes_of_fewer_images_than_dimensions_are_those_of_pca_and_those_without_variance_are_0(
+    given: EvaluationInputs,
+) -> None:
+    draw = np.random.default_rng(0)
+    points = draw.normal(size=(12, 2)) * [3, 1e-3] @ draw.normal(size=(2, 40)) + 5
+    features = Features(points, points, np.zeros(12, dtype=np.int64))  # type: ignore[arg-type]
+    mean, variances, axes = _axes(replace(given, test=features))
+    reference = PCA(2).fit(points)
+    np.testing.assert_allclose(mean, points.mean(axis=0))
+    np.testing.assert_allclose(variances[:2], reference.explained_variance_, rtol=1e-6)
+    np.testing.assert_allclose(np.abs(axes[:, :2]), np.abs(reference.components_.T), atol=1e-5)
+    assert not axes[:, 2:].any()
 
 
 def test_clusters_of_test_images_and_contingency(given: EvaluationInputs, details: dict[str, Arrays]) -> None:
