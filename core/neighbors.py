@@ -38,9 +38,7 @@ def nearest(
     Raises:
         ValueError: if there are fewer than k base points, or a value is not finite.
     """
-    import torch
-
-    return _nearest(base, queries, k, device, torch.float32)
+    return _nearest(base, queries, k, device, np.float32)
 
 
 def exact_distances(
@@ -51,25 +49,23 @@ def exact_distances(
     A distance below what float32 resolves at the points' size is 0: an encoder's outputs for one image differ by as much
     between batches of two sizes.
     """
-    import torch
-
-    distances, indices = _nearest(base, queries, k, device, torch.float64)
+    distances, indices = _nearest(base, queries, k, device, np.float64)
     resolution = 4 * np.finfo(np.float32).eps * np.sqrt(np.square(base, dtype=np.float64).sum(axis=1).mean())
     distances[distances < resolution] = 0
     return distances, indices
 
 
 def _nearest(
-    base: NDArray[np.float32], queries: NDArray[np.float32], k: int, device: torch.device | str, dtype: torch.dtype
+    base: NDArray[np.float32], queries: NDArray[np.float32], k: int, device: torch.device | str, precision: type[Any]
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """:func:`nearest` with distances of a precision.
+    """:func:`nearest` with distances of a precision, float32 or float64.
 
     Some more neighbours than asked for are found as the product of all pairs gives them, with the rounding of squares that
     nearly cancel; their distances are then computed from differences.
     """
     _check(base, queries, k, "neighbours")
     base, queries = base.astype(np.float32, copy=False), queries.astype(np.float32, copy=False)
-    distances = np.empty((len(queries), k), dtype=str(dtype).removeprefix("torch."))
+    distances = np.empty((len(queries), k), dtype=precision)
     indices = np.empty((len(queries), k), dtype=np.int64)
     center = base.mean(axis=0, dtype=np.float64).astype(np.float32)  # about the mean less is lost to cancellation
     candidates = _candidates(base - center, queries - center, min(k + _SPARE, len(base)), device)
