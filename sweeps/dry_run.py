@@ -11,7 +11,8 @@ from sweeps.execution import cost
 from sweeps.formatting import duration
 from sweeps.planning.trial import Trial
 from sweeps.reporting.terminal_tables import MAX_ROWS, TextColumn, show
-from sweeps.sweep_config import FIRST_SEEDS, SweepConfig
+from sweeps.strategies.sequential_seeds import start_text
+from sweeps.sweep_config import SweepConfig
 
 
 def show_plan(config: SweepConfig, console: Console) -> None:
@@ -44,8 +45,8 @@ def show_plan(config: SweepConfig, console: Console) -> None:
     if config.budget is not None:
         _say(
             console,
-            f"then further seeds for the arms that are still undecided, until {config.budget.text} are spent; the first "
-            f"{FIRST_SEEDS} seeds run whatever they cost, because fewer cannot decide anything",
+            f"then further seeds for the arms that are still undecided, until {config.budget.text} are spent; "
+            f"{start_text(plan)}, whatever they cost",
         )
 
 

@@ -188,7 +188,7 @@ def _show_tables(config: SweepConfig, results: _Results, files: Sequence[Path], 
         terminal_tables.show(console, f"points of the search for {' and '.join(search.objectives)}",
                              terminal_tables.points_columns(results.search_result), str(by_name["points.csv"]),
                              verbose=config.verbose)  # fmt: skip
-    verdicts = {contrast.arm: contrast.verdict for contrast in results.contrasts if contrast.n > 1}
+    verdicts = {contrast.arm: contrast.label for contrast in results.contrasts if contrast.n > 1}
     columns = terminal_tables.results_columns(results.plan, summarize(results.compared), verdicts)
     title = f"{results.plan.sweep_id}: {results.plan.grid.question}"
     terminal_tables.show(console, title, columns, str(by_name["table.csv"]), verbose=config.verbose)

@@ -14,7 +14,8 @@ from core.config import PROFILES
 from core.errors import InputError
 from core.messages import as_typed, faults_of
 from core.paths import is_remote
-from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, PAIRED_T_TEST, SeedTest
+from sweeps.analysis.contrasts import compared_arms
+from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, PAIRED_T_TEST, SeedTest, first_seeds
 from sweeps.command_line import CommandLine
 from sweeps.execution.machine import cluster_address, cpu_flags, gpus_of_this_machine, is_submitted, name_of_address
 from sweeps.execution.options import ExecutionOptions
@@ -36,8 +37,6 @@ T = TypeVar("T")
 
 #: File in a sweep's folder that marks a sweep for which ``--until-decided`` was used.
 UNTIL_DECIDED_MARK = "until-decided.json"
-#: With fewer seeds than this the anytime-valid test cannot decide anything.
-FIRST_SEEDS = 3
 _PROFILES = ("auto", *PROFILES)
 
 
@@ -151,11 +150,12 @@ def check(command: CommandLine) -> SweepConfig:
         profile, settings, command.data_dir, gpu=gpus_per_trial > 0, cpu_flags=cpu_flags(),
         earlier_seeds=partial(_earlier_seeds, snapshot),
     )  # fmt: skip
-    first_seeds = _first_seeds(seeds or grid.seeds, budget)
-    plan = errors.collect(lambda: planner.plan(grid, seeds=first_seeds, arms=arms or None), None)
+    plan = errors.collect(lambda: planner.plan(grid, seeds=seeds or grid.seeds, arms=arms or None), None)
     errors.raise_if_any()
     assert plan is not None
-    errors.found += _space_errors(grid, settings, plan, planner, first_seeds)
+    if budget is not None:
+        plan = planner.plan(grid, seeds=_first_seeds(seeds or grid.seeds, plan), arms=arms or None)
+    errors.found += _space_errors(grid, settings, plan, planner, seeds or grid.seeds)
     errors.raise_if_any()
     marked = (command.storage / "sweeps" / plan.sweep_id / UNTIL_DECIDED_MARK).is_file()
     return SweepConfig(
@@ -204,11 +204,10 @@ def _profile_errors(command: CommandLine, address: str | None) -> list[str]:
     return errors
 
 
-def _first_seeds(seeds: tuple[int, ...], budget: SeedBudget | None) -> tuple[int, ...]:
-    """Return the seeds of the first plan: with a budget (``--until-decided``) at least FIRST_SEEDS."""
-    if budget is None or len(seeds) >= FIRST_SEEDS:
-        return seeds
-    return tuple(dict.fromkeys((*seeds, *range(FIRST_SEEDS))))[:FIRST_SEEDS]
+def _first_seeds(seeds: tuple[int, ...], plan: Plan) -> tuple[int, ...]:
+    """Return the seeds of the first plan with ``--until-decided``: at least so many that something can be decided."""
+    least = first_seeds(len(compared_arms(plan)))
+    return seeds if len(seeds) >= least else tuple(dict.fromkeys((*seeds, *range(least))))[:least]
 
 
 def _space_errors(grid: Grid, settings: Fields, plan: Plan, planner: Planner, seeds: Sequence[int]) -> list[str]:

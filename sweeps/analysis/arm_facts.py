@@ -16,6 +16,7 @@ from core.config import TrialConfig
 from core.pairing import PAIRINGS
 from sweeps.analysis.arm_summary import ArmSummary, by_seed, paired_differences
 from sweeps.analysis.contrasts import Contrast
+from sweeps.analysis.significance import LEVEL
 from sweeps.formatting import p_text, text_of
 from sweeps.planning.grid import BASE
 from sweeps.planning.trial import Trial
@@ -168,8 +169,8 @@ def result_sentence(
             return f"the same trial as base: {said[0]}."
         differences = paired_differences(by_seed(summary, primary), by_seed(base, primary))
         said.append(_to_base(differences, None if contrast is None else contrast.interval))
-        if contrast is not None and contrast.p_holm is not None:
-            said.append(f"verdict: {contrast.verdict} (p {p_text(contrast.p_holm)} over the arms)")
+        if contrast is not None and (contrast.p_holm is not None or contrast.verdict == "equivalent"):
+            said.append(f"verdict: {contrast.label}{_p_of(contrast)}")
     for name in HEADLINE_METRICS:
         if name != primary and summary.values(name):
             said.append(f"{_words(name)} {mean(summary.values(name)):.3f}")
@@ -180,6 +181,15 @@ def result_sentence(
     elif facts.differing > 1:
         said.append(f"differs from base in {facts.differing} things")
     return "; ".join(text for text in said if text) + "."
+
+
+def _p_of(contrast: Contrast) -> str:
+    """Return the p-value behind a verdict."""
+    if contrast.p_holm is None or contrast.p_equivalence_holm is None:
+        return " (the same in every seed)"
+    if contrast.verdict == "equivalent":
+        return f" (p of equivalence {p_text(contrast.p_equivalence_holm)}, corrected)"
+    return f" (p {p_text(contrast.p_holm)}, corrected)"
 
 
 def _to_base(differences: Sequence[float], interval: tuple[float, float] | None) -> str:
@@ -206,17 +216,18 @@ class RankCorrelation:
     Attributes:
         metric_a: a metric.
         metric_b: another.
-        all_arms: correlation over all arms that have both metrics; None for fewer than three arms, or if a metric is constant.
+        all_arms: over all arms that have both metrics: the correlation and its 95 % interval (Bonett & Wright, Psychometrika
+            2000, eq. 3); None for fewer than six arms, or if a metric is constant.
         n_arms: number of these arms.
-        non_collapsed: correlation over those that did not collapse; None likewise.
+        non_collapsed: over those that did not collapse; None likewise.
         n_non_collapsed: number of these arms.
     """
 
     metric_a: str
     metric_b: str
-    all_arms: float | None
+    all_arms: tuple[float, float, float] | None
     n_arms: int
-    non_collapsed: float | None
+    non_collapsed: tuple[float, float, float] | None
     n_non_collapsed: int
 
 
@@ -231,10 +242,18 @@ def rank_correlations(summaries: Sequence[ArmSummary], metrics: Sequence[str] = 
     return found
 
 
-def _spearman(summaries: Sequence[ArmSummary], metric_a: str, metric_b: str) -> float | None:
-    from scipy.stats import spearmanr
+#: With fewer arms an interval of a rank correlation is nearly all of -1 to 1.
+_FEWEST_ARMS = 6
+
+
+def _spearman(summaries: Sequence[ArmSummary], metric_a: str, metric_b: str) -> tuple[float, float, float] | None:
+    from scipy.stats import norm, spearmanr
 
     pairs = [(mean(s.values(metric_a)), mean(s.values(metric_b))) for s in summaries]
-    if len(pairs) < 3 or any(len({pair[i] for pair in pairs}) == 1 for i in (0, 1)):
+    if len(pairs) < _FEWEST_ARMS or any(len({pair[i] for pair in pairs}) == 1 for i in (0, 1)):
         return None
-    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    rho = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    if abs(rho) >= 1:
+        return rho, rho, rho
+    reach = float(norm.isf(LEVEL / 2)) * math.sqrt((1 + rho**2 / 2) / (len(pairs) - 3))
+    return rho, math.tanh(math.atanh(rho) - reach), math.tanh(math.atanh(rho) + reach)

@@ -1,24 +1,26 @@
 """Tests of a grid file's claims, such as ``probe_accuracy: base > neighbors > no-variance``.
 
-A claim names a metric and compares arms (or an arm with a number) in a chain. Each comparison is a two-sided test, at 5 %, of
-the differences between seeds that both arms have (paired: one seed means the same initial weights, batches and draws). The
-chain holds if every comparison does, so no correction for several comparisons is needed; it fails if a difference is
-significant in the other direction. With one seed every claim is undecided.
+A claim names a metric and compares arms (or an arm with a number) in a chain. Each comparison is a two-sided test of the
+differences between seeds that both arms have (paired: one seed means the same initial weights, batches and draws). A grid's
+claims are stated before it is run, and are one family: p-values are corrected by Holm's method over all comparisons of all
+claims. A chain holds if every comparison does, and fails if a difference is significant in the other direction. With one seed
+every claim is undecided.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import mean
 from typing import Literal
 
-from sweeps.analysis.arm_summary import ArmSummary, Values, by_seed, paired_differences
-from sweeps.analysis.significance import LEVEL, PAIRED_T_TEST, SeedTest
+from sweeps.analysis.arm_summary import ArmSummary, by_seed, paired_differences
+from sweeps.analysis.significance import LEVEL, PAIRED_T_TEST, SeedTest, holm
 from sweeps.formatting import p_text
 from sweeps.planning.claim import Claim, Term
 
-ClaimOutcome = Literal["holds", "fails", "undecided"]
+ClaimOutcome = Literal["holds", "fails", "undecided", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class Comparison:
         difference: mean of left - right over the seeds; None where there is none.
         interval: its 95 % interval; None below two seeds.
         p: p-value of the two-sided test; None below two seeds.
+        p_holm: the p-value, corrected over all comparisons of the grid's claims.
         test: the test's name.
-        outcome: holds, fails or undecided.
+        outcome: holds, fails, undecided, or not measured.
     """
 
     left: Term
@@ -42,6 +45,7 @@ class Comparison:
     difference: float | None
     interval: tuple[float, float] | None
     p: float | None
+    p_holm: float | None
     test: str
     outcome: ClaimOutcome
 
@@ -52,7 +56,7 @@ class ClaimVerdict:
 
     Attributes:
         claim: the claim.
-        outcome: holds, fails or undecided.
+        outcome: holds, fails, undecided, or not measured.
         reason: the tests as text, or why there is none.
         comparisons: the comparisons of the chain, in order.
     """
@@ -63,22 +67,32 @@ class ClaimVerdict:
     comparisons: tuple[Comparison, ...]
 
 
-def judge(claim: Claim, summaries: Sequence[ArmSummary], test: SeedTest = PAIRED_T_TEST) -> ClaimVerdict:
-    """Test a claim on the seeds that are done."""
-    by_arm = {summary.arm: summary for summary in summaries}
-    metric = _resolve(claim.metric, summaries)
-    if metric is None:
-        which = claim.metric.partition("/")[2]
-        reason = f"not measured here: the sweep has no anomaly set {which}" if which else "not measured"
-        return ClaimVerdict(claim, "undecided", reason, ())
-    values = [term if isinstance(term, float) else by_seed(by_arm.get(term), metric) for term in claim.terms]
-    comparisons = tuple(
-        _compare(claim.terms[i], claim.terms[i + 1], values[i], values[i + 1], claim.greater, test)
-        for i in range(len(values) - 1)
-    )
-    outcomes = {comparison.outcome for comparison in comparisons}
-    outcome: ClaimOutcome = "fails" if "fails" in outcomes else "undecided" if "undecided" in outcomes else "holds"
-    return ClaimVerdict(claim, outcome, "; ".join(_describe(comparison) for comparison in comparisons), comparisons)
+def judge(claims: Sequence[Claim], summaries: Sequence[ArmSummary], test: SeedTest = PAIRED_T_TEST) -> list[ClaimVerdict]:
+    """Test a grid's claims on the seeds that are done."""
+    measured = [_resolve(claim.metric, summaries) for claim in claims]
+    chains = [
+        [] if metric is None else _comparisons(claim, metric, summaries, test)
+        for claim, metric in zip(claims, measured, strict=True)
+    ]
+    corrected = iter(holm([comparison.p for chain in chains for comparison in chain if comparison.p is not None]))
+    found = []
+    for claim, metric, chain in zip(claims, measured, chains, strict=True):
+        decided = [c if c.p is None else _decided(c, next(corrected), claim.greater) for c in chain]
+        found.append(_verdict(claim, decided) if metric is not None else _not_measured(claim))
+    return found
+
+
+def _verdict(claim: Claim, comparisons: Sequence[Comparison]) -> ClaimVerdict:
+    outcomes = [comparison.outcome for comparison in comparisons]
+    order: tuple[ClaimOutcome, ...] = ("fails", "not measured", "undecided", "holds")
+    outcome = next(outcome for outcome in order if outcome in outcomes)
+    return ClaimVerdict(claim, outcome, "; ".join(_describe(comparison) for comparison in comparisons), tuple(comparisons))
+
+
+def _not_measured(claim: Claim) -> ClaimVerdict:
+    which = claim.metric.partition("/")[2]
+    reason = f"not measured here: the sweep has no anomaly set {which}" if which else "not measured"
+    return ClaimVerdict(claim, "not measured", reason, ())
 
 
 def _resolve(metric: str, summaries: Sequence[ArmSummary]) -> str | None:
@@ -91,30 +105,42 @@ def _resolve(metric: str, summaries: Sequence[ArmSummary]) -> str | None:
     return next((name for name in of_sets if name.endswith(f"/{which}")), None)
 
 
-def _compare(left: Term, right: Term, a: Values, b: Values, greater: bool, test: SeedTest) -> Comparison:
-    differences = paired_differences(a, b)
-    n = len(differences)
-    difference = mean(differences) if differences else None
-    tested = test(differences)
-    if tested is None or difference is None:
-        return Comparison(left, right, n, difference, None, None, test.name, "undecided")
-    interval, p = tested
-    decided: ClaimOutcome = "holds" if (difference > 0) == greater else "fails"
-    return Comparison(left, right, n, difference, interval, p, test.name, decided if p < LEVEL else "undecided")
+def _comparisons(claim: Claim, metric: str, summaries: Sequence[ArmSummary], test: SeedTest) -> list[Comparison]:
+    """Return the comparisons of a claim, tested and not yet decided."""
+    by_arm = {summary.arm: summary for summary in summaries}
+    values = [term if isinstance(term, float) else by_seed(by_arm.get(term), metric) for term in claim.terms]
+    found = []
+    for i, (left, right) in enumerate(pairwise(claim.terms)):
+        differences = paired_differences(values[i], values[i + 1])
+        tested = test(differences)
+        interval, p = (None, None) if tested is None else tested
+        difference = mean(differences) if differences else None
+        outcome: ClaimOutcome = "not measured" if difference is None else "undecided"
+        found.append(Comparison(left, right, len(differences), difference, interval, p, None, test.name, outcome))
+    return found
+
+
+def _decided(comparison: Comparison, p_holm: float, greater: bool) -> Comparison:
+    as_claimed = comparison.difference is not None and (comparison.difference > 0) == greater
+    outcome: ClaimOutcome = "undecided" if p_holm >= LEVEL else "holds" if as_claimed else "fails"
+    return replace(comparison, p_holm=p_holm, outcome=outcome)
 
 
 def _describe(comparison: Comparison) -> str:
     names = f"{_name(comparison.left)} - {_name(comparison.right)}"
     if comparison.difference is None:
         return f"{names}: not run, or without a number"
-    if comparison.interval is None or comparison.p is None:
+    if comparison.interval is None or comparison.p is None or comparison.p_holm is None:
         if comparison.n > 1:
             return (
                 f"{names}: {comparison.difference:+.4f} in each of {comparison.n} seeds, without the spread that a test needs"
             )
         return f"{names}: {comparison.difference:+.4f} with one seed, where nothing is claimed"
     low, high = comparison.interval
-    shown = f"95 % interval [{low:+.4f}, {high:+.4f}], p {p_text(comparison.p)}, n = {comparison.n}, {comparison.test}"
+    shown = (
+        f"95 % interval [{low:+.4f}, {high:+.4f}], p {p_text(comparison.p)}, corrected {p_text(comparison.p_holm)}, "
+        f"n = {comparison.n}, {comparison.test}"
+    )
     return f"{names}: {comparison.difference:+.4f}, {shown}"
 
 

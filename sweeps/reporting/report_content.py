@@ -26,7 +26,7 @@ from sweeps.reporting.report_figures import (
     is_baseline,
 )
 from sweeps.reporting.report_input import ReportInput
-from sweeps.reporting.report_text import methods, run_rows
+from sweeps.reporting.report_text import contrast_notes, methods, run_rows
 from sweeps.reporting.tables import cell, columns_of
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import LOST, TrialStatus
@@ -83,6 +83,8 @@ class ContrastRow:
     interval: str
     p: str
     p_holm: str
+    p_equivalence_holm: str
+    p_sign_flip: str
     detectable: str
     correlation: str
     test_error: str
@@ -201,6 +203,7 @@ class ReportContent:
     margin: str
     test_note: str
     contrasts: Sequence[ContrastRow]
+    contrast_notes: Sequence[str]
     claims: Sequence[ClaimRow]
     fact_names: Sequence[str]
     facts: Sequence[FactRow]
@@ -242,6 +245,7 @@ def build_content(sweep: ReportInput, images: Images | None) -> ReportContent:
         margin=f"{plan.grid.margin:g}",
         test_note=sweep.test.note,
         contrasts=[_contrast_row(contrast) for contrast in sweep.contrasts],
+        contrast_notes=contrast_notes(sweep.contrasts, plan.grid.margin, sweep.test),
         claims=_claims(sweep, summaries),
         fact_names=list(facts[0].facts) if facts else [],
         facts=[_fact_row(fact) for fact in facts],
@@ -275,15 +279,16 @@ def _answers(sweep: ReportInput, summaries: Sequence[ArmSummary], facts: Sequenc
 
 def _claims(sweep: ReportInput, summaries: Sequence[ArmSummary]) -> list[ClaimRow]:
     grid = sweep.plan.grid
-    rows = []
-    for stated in grid.claims:
-        verdict = judge(parse_claim(stated.claim, expand_arms(grid)), summaries, sweep.test)
-        rows.append(ClaimRow(verdict.claim.text, verdict.outcome, verdict.reason, stated.source))
-    return rows
+    arms = expand_arms(grid)
+    verdicts = judge([parse_claim(stated.claim, arms) for stated in grid.claims], summaries, sweep.test)
+    return [
+        ClaimRow(verdict.claim.text, verdict.outcome, verdict.reason, stated.source)
+        for verdict, stated in zip(verdicts, grid.claims, strict=True)
+    ]
 
 
-def _rho(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:+.2f}"
+def _rho(found: tuple[float, float, float] | None) -> str:
+    return "not defined" if found is None else f"{found[0]:+.2f} ({found[1]:+.2f} to {found[2]:+.2f})"
 
 
 def _contrast_row(contrast: Contrast) -> ContrastRow:
@@ -296,12 +301,14 @@ def _contrast_row(contrast: Contrast) -> ContrastRow:
     bounded = contrast.interval is not None and math.isfinite(contrast.interval[0])
     return ContrastRow(
         arm=contrast.arm,
-        verdict=contrast.verdict,
+        verdict=contrast.label,
         n=contrast.n,
         difference=number(contrast.difference),
         interval=f"{contrast.interval[0]:+.4f} to {contrast.interval[1]:+.4f}" if contrast.interval and bounded else "-",
         p=p(contrast.p),
         p_holm=p(contrast.p_holm),
+        p_equivalence_holm=p(contrast.p_equivalence_holm),
+        p_sign_flip=p(contrast.p_sign_flip),
         detectable=number(contrast.detectable, ".4f"),
         correlation=number(contrast.correlation, "+.2f"),
         test_error=number(contrast.test_error, ".4f"),

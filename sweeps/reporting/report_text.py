@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 from core.config import METHODS
-from sweeps.formatting import text_of
+from sweeps.analysis.contrasts import Contrast
+from sweeps.analysis.significance import LEVEL, SeedTest
+from sweeps.formatting import p_text, text_of
 from sweeps.reporting.rendering import render
 from sweeps.reporting.report_input import ReportInput
 from sweeps.reporting.tables import cell, columns_of
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import TrainingRecord
+
+_FEW = 4  # seeds up to which it is said how large a difference must be
 
 
 def run_rows(sweep: ReportInput) -> list[tuple[str, str]]:
@@ -65,9 +70,77 @@ def methods(sweep: ReportInput, images: Images | None) -> str:
     eigenmaps = any(record.trial.config.method == "laplacian-eigenmaps" for record in sweep.records)
     text = render(
         "methods.txt.j2", b=base, meaning=METHODS[base.method].meaning, views=views, seeds=sweep.seeds, splits=splits,
-        eigenmaps=eigenmaps,
+        eigenmaps=eigenmaps, contrasts=len(sweep.contrasts), test=sweep.test, primary=sweep.plan.grid.primary.replace("_", " "),
+        margin=sweep.plan.grid.margin,
     )  # fmt: skip
     return " ".join(text.split())
+
+
+def contrast_notes(contrasts: Sequence[Contrast], margin: float, test: SeedTest) -> list[str]:
+    """Return the sentences below the table of contrasts: the families, what a verdict means, and what qualifies it."""
+    with_seeds = [contrast for contrast in contrasts if not contrast.without_seeds]
+    without = [contrast.arm for contrast in contrasts if contrast.without_seeds]
+    notes = [f"Differences between arm and base at the same seed; {test.note}."]
+    notes.append(
+        f"Two p-values of each arm, of a difference and of equivalence, each corrected over the {len(with_seeds)} arms (Holm)."
+        + (f" Apart from them, over {', '.join(without)}: one value without seeds, compared with base's by a one-sample test."
+           if without else "")
+    )  # fmt: skip
+    notes.append(
+        "Higher or lower: the corrected p of a difference is below 5 %; equivalent: the corrected p of the hypothesis that the "
+        f"difference is {margin:g} or more, in either direction, is below 5 %, which outranks higher and lower; else undecided."
+    )
+    return notes + [note for note in (_few_seeds(contrasts, test), _too_fine(contrasts, margin), _failed(contrasts),
+                                      _outliers(contrasts)) if note]  # fmt: skip
+
+
+def _few_seeds(contrasts: Sequence[Contrast], test: SeedTest) -> str:
+    tested = [contrast for contrast in contrasts if contrast.p is not None and not contrast.without_seeds]
+    if not tested or (n := min(contrast.n for contrast in tested)) > _FEW:
+        return ""
+    critical = test.critical(n, LEVEL / len(tested))
+    if not math.isfinite(critical):
+        return f"With {n} seeds no difference of these {len(tested)} arms can be significant."
+    return (
+        f"With {n} seeds the smallest corrected p is below 5 % only for a difference of {critical:.2g} of its standard errors."
+    )
+
+
+def _too_fine(contrasts: Sequence[Contrast], margin: float) -> str:
+    errors = {contrast.arm: contrast.test_error for contrast in contrasts if contrast.test_error is not None}
+    coarse = [arm for arm, error in errors.items() if error >= margin]
+    if not coarse:
+        return ""
+    who = "all arms" if len(coarse) == len(contrasts) else ", ".join(coarse)
+    least = min(errors[arm] for arm in coarse)
+    return (
+        f"The margin of {margin:g} is finer than the error of the test set for {who} (at least {least:.3f}): with these test "
+        "images no number of seeds can show that they are equivalent to base, so that verdict is not given."
+    )
+
+
+def _failed(contrasts: Sequence[Contrast]) -> str:
+    failed = [f"{contrast.arm}: {', '.join(map(str, contrast.failed))}" for contrast in contrasts if contrast.failed]
+    if not failed:
+        return ""
+    return (
+        f"Seeds without a result, because the arm's trial or base's failed or was skipped: {'; '.join(failed)}. These verdicts "
+        "rest on the other seeds, which may differ from those that failed."
+    )
+
+
+def _outliers(contrasts: Sequence[Contrast]) -> str:
+    text = "The test assumes normally distributed differences; if some runs collapse it errs more often than stated."
+    marked = [contrast.arm for contrast in contrasts if contrast.outlier]
+    if marked:
+        text += f" The differences of {', '.join(marked)} hold an outlier (Grubbs' test at 1 %)."
+    flipped = [contrast.n for contrast in contrasts if contrast.p_sign_flip is not None]
+    if flipped:
+        text += (
+            " Sign flips: a check that assumes symmetry alone, not corrected; its smallest possible value is "
+            f"{p_text(2 / 2 ** min(flipped))} at n = {min(flipped)}."
+        )
+    return text
 
 
 #: At most so many arms in MLflow's note, which MLflow cuts at 8,000 characters.

@@ -85,8 +85,14 @@ def write_contrasts(path: Path, found: Sequence[Contrast]) -> Path:
     rows = [names]
     for contrast in found:
         values = [getattr(contrast, name) for name in names]
-        rows.append(["" if v is None else " to ".join(map(repr, v)) if isinstance(v, tuple) else v for v in values])
+        rows.append([_contrast_cell(name, value) for name, value in zip(names, values, strict=True)])
     return _write(path, _csv(rows))
+
+
+def _contrast_cell(name: str, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return (" " if name == "failed" else " to ").join(map(repr, value))
+    return "" if value is None else value
 
 
 def write_points(path: Path, result: SearchResult) -> Path:

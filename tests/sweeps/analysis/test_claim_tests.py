@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr, t, ttest_rel
+from scipy.stats import norm, spearmanr, t, ttest_1samp, ttest_rel
 
 from core.errors import InputError
 from sweeps.analysis.arm_facts import arm_facts, is_collapsed, rank_correlations, result_sentence
@@ -42,7 +42,7 @@ def records(plan: Plan, values: dict[str, dict[str, list[float]]], **training: A
 
 def verdict(tmp_path: Path, text: str, values: dict[str, dict[str, list[float]]], seeds: int = 5) -> Any:
     plan = tiny_plan(tmp_path, ARMS, seeds=tuple(range(seeds)))
-    return judge(parse_claim(text, NAMES), summarize(records(plan, values)))
+    return judge([parse_claim(text, NAMES)], summarize(records(plan, values)))[0]
 
 
 BASE, LOW = [0.50, 0.52, 0.49, 0.55, 0.51], [0.41, 0.40, 0.42, 0.44, 0.40]
@@ -68,6 +68,24 @@ def test_a_chain_needs_every_link_and_fails_by_one(tmp_path: Path) -> None:
     far = three | {"z": {"nmi": [v - 0.2 for v in BASE]}}
     assert verdict(tmp_path, "nmi: base > n > z", far).outcome == "holds"
     assert verdict(tmp_path, "nmi: z < n < base", far).outcome == "holds"
+
+
+def test_all_links_of_all_claims_are_one_family(tmp_path: Path) -> None:
+    n, z = np.subtract(BASE, [0.05, 0.012, 0.06, 0.004, 0.04]), np.subtract(BASE, [0.07, 0.0, 0.02, 0.05, 0.01])
+    values = {"base": {"nmi": BASE}, "n": {"nmi": list(n)}, "z": {"nmi": list(z)}, "raw": {"nmi": [0.3]}}
+    plan = tiny_plan(tmp_path, ARMS, seeds=tuple(range(5)))
+    texts = ["nmi: base > n > z", "nmi: base > raw", "silhouette: base > n", "nmi: base > 0.1"]
+    found = judge([parse_claim(text, NAMES) for text in texts], summarize(records(plan, values)))
+    links = [link for claim in found for link in claim.comparisons]
+    p = [ttest_rel(values["base"]["nmi"], values["n"]["nmi"]).pvalue, ttest_rel(values["n"]["nmi"], values["z"]["nmi"]).pvalue,
+         ttest_1samp(np.subtract(BASE, 0.3), 0).pvalue, ttest_1samp(np.subtract(BASE, 0.1), 0).pvalue]  # fmt: skip
+    assert [link.p for link in links] == pytest.approx(p)
+    for k, i in enumerate(sorted(range(4), key=lambda i: p[i])):  # Holm, step by step
+        assert links[i].p_holm == pytest.approx(max(min(1, (4 - j) * q) for j, q in enumerate(sorted(p)[: k + 1])))
+    assert found[2].outcome == "not measured" and found[3].outcome == "holds"
+    alone = judge([parse_claim("nmi: base > n", NAMES)], summarize(records(plan, values)))[0]
+    assert alone.outcome == "holds", "alone it holds, among four it does not"
+    assert found[0].comparisons[0].outcome == "undecided"
 
 
 def test_with_one_seed_nothing_is_decided(tmp_path: Path) -> None:
@@ -96,7 +114,9 @@ def test_a_folder_goes_by_its_last_part_and_a_set_that_is_not_there_is_said(tmp_
     values = {"base": {"anomaly_auc/folder:/x/mnist": BASE}, "n": {"anomaly_auc/folder:/x/mnist": LOW}}
     assert verdict(tmp_path, "anomaly_auc/mnist: base > n", values).outcome == "holds"
     absent = verdict(tmp_path, "anomaly_auc/cifar100: base > n", values)
-    assert absent.outcome == "undecided" and "no anomaly set cifar100" in absent.reason
+    assert absent.outcome == "not measured" and "no anomaly set cifar100" in absent.reason
+    unrun = verdict(tmp_path, "anomaly_auc/mnist: base > z", values)
+    assert unrun.outcome == "not measured" and "not run" in unrun.reason
 
 
 def test_equal_differences_are_no_division_by_zero() -> None:
@@ -171,9 +191,13 @@ def test_agreement_is_spearmans_with_and_without_collapsed_arms(tmp_path: Path) 
     values["a0"]["collapse_indicators"] = [3.0]
     (row, *_) = rank_correlations(summarize(records(plan, values)))
     pairs = [(values[n]["probe_accuracy"][0], values[n]["anomaly_auc"][0]) for n in names]
-    assert row.n_arms == 7 and row.all_arms == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic)
+    rho = spearmanr(*zip(*pairs, strict=True)).statistic
+    reach = norm.ppf(0.975) * np.sqrt((1 + rho**2 / 2) / 4)
+    expected = (rho, np.tanh(np.arctanh(rho) - reach), np.tanh(np.arctanh(rho) + reach))
+    assert row.n_arms == 7 and row.all_arms == pytest.approx(expected)
     sound = [pair for name, pair in zip(names, pairs, strict=True) if name != "a0"]
-    assert row.n_non_collapsed == 6 and row.non_collapsed == pytest.approx(spearmanr(*zip(*sound, strict=True)).statistic)
+    assert row.n_non_collapsed == 6 and row.non_collapsed is not None
+    assert row.non_collapsed[0] == pytest.approx(spearmanr(*zip(*sound, strict=True)).statistic)
 
 
 def test_differences_are_counted_by_entry_and_what_a_field_implies_is_not_counted_again(tmp_path: Path) -> None:
