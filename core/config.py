@@ -93,7 +93,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "vicreg": Method((*_ENCODER, *_TRAINING, *_VICREG), "an encoder trained with VICReg"),
-    "supervised": Method((*_ENCODER, *_TRAINING), "the same encoder trained with the labels (cross-entropy): the upper bound"),
+    "supervised": Method((*_ENCODER, *_TRAINING), "the same encoder trained with the labels (cross-entropy)"),
     "untrained": Method(_ENCODER, "the same encoder with its initial weights"),
     "raw-pixels": Method((), "the pixels themselves"),
     "pca": Method(("representation_dim",), "principal components of the pixels"),

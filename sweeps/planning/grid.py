@@ -63,7 +63,7 @@ class Grid(BaseModel):
         name: the file's name without its suffix.
         question: the question that the grid answers.
         primary: the one metric that is tested, each arm against base.
-        margin: a difference whose interval is within -margin to margin counts as equivalent.
+        margin: the largest difference that counts as equivalent.
         base: fields of every trial.
         arms: arm -> the fields that it changes; a list of values makes several arms.
         search: what a search varies; None for a grid of arms alone.
