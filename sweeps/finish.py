@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from sweeps.analysis import contrasts
 from sweeps.analysis.arm_summary import summarize
 from sweeps.analysis.contrasts import Contrast
 from sweeps.analysis.search_result import SearchResult
+from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, SeedTest
 from sweeps.execution.runner import RunOutcome, SweepRunner
 from sweeps.planning.trial import Plan
 from sweeps.process import ExitCode
@@ -20,8 +22,9 @@ from sweeps.provenance import command_line, git_commit
 from sweeps.reporting import tables, terminal_tables
 from sweeps.reporting.html_report import write_report
 from sweeps.reporting.report_input import ReportInput
-from sweeps.reporting.report_text import markdown
+from sweeps.reporting.report_text import look_note, markdown
 from sweeps.storage.checked_folder import CheckedFolder
+from sweeps.storage.looks import Looks, read_looks, write_looks
 from sweeps.storage.records import LOST, TrialRecord, TrialStatus
 from sweeps.sweep_config import SweepConfig
 from sweeps.terminal import complain
@@ -36,13 +39,20 @@ _PATIENCE_INTERRUPTED = 10.0
 
 @dataclass(frozen=True)
 class _Results:
-    """Results of a command: its plan, a record of each trial, contrasts with base, the result of a search, and problems."""
+    """Results of a command: its plan, a record of each trial, contrasts with base, the result of a search, and problems.
+
+    ``provisional``: planned seeds are still to be run, so that nothing is tested yet. Else ``looks`` include the verdicts of
+    this command, and ``test`` is the test that they are made by.
+    """
 
     plan: Plan
     records: Sequence[TrialRecord]
     contrasts: Sequence[Contrast]
     search_result: SearchResult | None
     problems: Sequence[tuple[str, str, str]]
+    provisional: bool
+    looks: Looks
+    test: SeedTest
 
     @property
     def compared(self) -> list[TrialRecord]:
@@ -72,9 +82,12 @@ def conclude(
         console.print(f"{line}, and written again", highlight=False, soft_wrap=True)
     try:
         records = _records(config, plan, runner.outcome, search_result)
-        against_base = contrasts.of_sweep(plan, summarize(_compared(records)), config.snapshot, config.test)
+        provisional, looks, test = _look(config, plan, records)
+        against_base = contrasts.of_sweep(
+            plan, summarize(_compared(records)), config.snapshot, test, provisional=provisional
+        )  # fmt: skip
         problems = _problems(config, plan, records, runner.outcome)
-        results = _Results(plan, records, against_base, search_result, problems)
+        results = _Results(plan, records, against_base, search_result, problems, provisional, looks, test)
         files = _write_tables(config, results)
         _show_tables(config, results, files, console)  # before MLflow is connected to, which takes seconds
         _tell(results, tracker)
@@ -84,6 +97,27 @@ def conclude(
         raise
     _show_rest(config, results, files, report, tracker, console)
     return _exit_code(config, results, runner.outcome, tracker)
+
+
+def plan_looks(config: SweepConfig) -> None:
+    """Write how many seeds of each arm this command plans; before anything is trained, so that nothing seen can change it."""
+    trials = [trial for trial in config.plan.requested_trials if trial.config.has_encoder]
+    files = CheckedFolder(config.sweep_folder)
+    write_looks(files, read_looks(files).with_plan(Counter(arm for trial in trials for arm in trial.arms)))
+
+
+def _look(config: SweepConfig, plan: Plan, records: Sequence[TrialRecord]) -> tuple[bool, Looks, SeedTest]:
+    """Return whether planned seeds are still to be run; else the looks with this one, which is written, and the test for it."""
+    files = CheckedFolder(config.sweep_folder)
+    looks = read_looks(files)
+    if any(r.status == TrialStatus.PENDING and r.trial.key in plan.requested for r in _compared(records)):
+        return True, looks, config.test
+    over = [r.trial for r in _compared(records) if r.trial.config.has_encoder and r.status in (TrialStatus.DONE, *LOST)]
+    seeds = {arm: n for arm, n in Counter(arm for trial in over for arm in trial.arms).items() if n > 1}
+    test = config.test if looks.is_planned(seeds) else ANYTIME_VALID_T_TEST
+    looks = looks.with_look(seeds)
+    write_looks(files, looks)
+    return False, looks, test
 
 
 def _tell(results: _Results, tracker: Tracker) -> None:
@@ -150,7 +184,7 @@ def _write_report(
     plan, folder, search_result, outcome = results.plan, config.sweep_folder, results.search_result, runner.outcome
     report = ReportInput(
         plan, results.compared, config.snapshot, config.introduction, command_line(), git_commit(), results.problems,
-        results.contrasts, config.test, search_result,
+        results.contrasts, results.test, search_result, results.provisional, results.looks,
     )  # fmt: skip
     page = write_report(folder / "report.html", report, config.data_dir, runner.images)
     CheckedFolder(folder).write_json("sweep.json", {
@@ -206,6 +240,8 @@ def _show_rest(
         say(f"no figures of {title}: {problem}" if name == "figures" else f"{title}: no {name}: {problem}")
     for line in reasons(results.records):
         say(line)
+    if note := look_note(results.provisional, results.looks, results.test):
+        say(note)
     devices = {record.training.device for record in results.records if record.training}
     if len(devices) > 1:
         say(f"trials ran on different kinds of device: {'; '.join(sorted(devices))}")

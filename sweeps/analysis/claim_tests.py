@@ -20,7 +20,7 @@ from sweeps.analysis.significance import LEVEL, PAIRED_T_TEST, SeedTest, holm
 from sweeps.formatting import p_text
 from sweeps.planning.claim import Claim, Term
 
-ClaimOutcome = Literal["holds", "fails", "undecided", "not measured"]
+ClaimOutcome = Literal["holds", "fails", "undecided", "provisional", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Comparison:
         p: p-value of the two-sided test; None below two seeds.
         p_holm: the p-value, corrected over all comparisons of the grid's claims.
         test: the test's name.
-        outcome: holds, fails, undecided, or not measured.
+        outcome: holds, fails, undecided, provisional (planned seeds are still to be run), or not measured.
     """
 
     left: Term
@@ -67,13 +67,24 @@ class ClaimVerdict:
     comparisons: tuple[Comparison, ...]
 
 
-def judge(claims: Sequence[Claim], summaries: Sequence[ArmSummary], test: SeedTest = PAIRED_T_TEST) -> list[ClaimVerdict]:
-    """Test a grid's claims on the seeds that are done."""
+def judge(
+    claims: Sequence[Claim], summaries: Sequence[ArmSummary], test: SeedTest = PAIRED_T_TEST, *, provisional: bool = False
+) -> list[ClaimVerdict]:  # fmt: skip
+    """Test a grid's claims on the seeds that are done.
+
+    Args:
+        claims: all claims of the grid.
+        summaries: the arms.
+        test: the test of the differences.
+        provisional: whether planned seeds are still to be run: then there are differences and intervals, and no test.
+    """
     measured = [_resolve(claim.metric, summaries) for claim in claims]
     chains = [
         [] if metric is None else _comparisons(claim, metric, summaries, test)
         for claim, metric in zip(claims, measured, strict=True)
     ]
+    if provisional:
+        chains = [[c if c.difference is None else replace(c, p=None, outcome="provisional") for c in chain] for chain in chains]
     corrected = iter(holm([comparison.p for chain in chains for comparison in chain if comparison.p is not None]))
     found = []
     for claim, metric, chain in zip(claims, measured, chains, strict=True):
@@ -84,7 +95,7 @@ def judge(claims: Sequence[Claim], summaries: Sequence[ArmSummary], test: SeedTe
 
 def _verdict(claim: Claim, comparisons: Sequence[Comparison]) -> ClaimVerdict:
     outcomes = [comparison.outcome for comparison in comparisons]
-    order: tuple[ClaimOutcome, ...] = ("fails", "not measured", "undecided", "holds")
+    order: tuple[ClaimOutcome, ...] = ("fails", "not measured", "provisional", "undecided", "holds")
     outcome = next(outcome for outcome in order if outcome in outcomes)
     return ClaimVerdict(claim, outcome, "; ".join(_describe(comparison) for comparison in comparisons), tuple(comparisons))
 
@@ -130,6 +141,8 @@ def _describe(comparison: Comparison) -> str:
     names = f"{_name(comparison.left)} - {_name(comparison.right)}"
     if comparison.difference is None:
         return f"{names}: not run, or without a number"
+    if comparison.outcome == "provisional":
+        return f"{names}: {comparison.difference:+.4f} in {comparison.n} of the planned seeds"
     if comparison.interval is None or comparison.p is None or comparison.p_holm is None:
         if comparison.n > 1:
             return (

@@ -32,7 +32,7 @@ from sweeps.planning.trial import Plan
 from sweeps.storage.records import LOST, TrialStatus
 from sweeps.storage.snapshot import StoreSnapshot
 
-ContrastVerdict = Literal["higher", "lower", "equivalent", "undecided", "one seed", "no result"]
+ContrastVerdict = Literal["higher", "lower", "equivalent", "undecided", "provisional", "one seed", "no result"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Contrast:
 
 def contrasts(
     summaries: Sequence[ArmSummary], metric: str, margin: float, test_errors: Mapping[str, float] | None = None,
-    test: SeedTest = PAIRED_T_TEST,
+    test: SeedTest = PAIRED_T_TEST, *, provisional: bool = False,
 ) -> list[Contrast]:  # fmt: skip
     """Compare every arm with base.
 
@@ -102,6 +102,7 @@ def contrasts(
         test_errors: arm -> standard error due to the finite test set, where it is known. No arm whose error is as large as the
             margin is equivalent: seeds cannot show what the test images do not resolve.
         test: the test of the differences.
+        provisional: whether planned seeds are still to be run: then there are differences and intervals, and no test.
     """
     base = next((summary for summary in summaries if summary.arm == BASE), None)
     if base is None:
@@ -114,7 +115,14 @@ def contrasts(
             found.append(_contrast(summary, base, metric, margin, (test_errors or {}).get(summary.arm), test))
     families = [[c for c in found if c.without_seeds == without_seeds] for without_seeds in (False, True)]
     corrected = {c.arm: c for family in families for c in _corrected(family, test)}
+    if provisional:
+        return [_provisional(contrast) for contrast in found]
     return [replace(contrast, verdict=_verdict(contrast, margin)) for contrast in (corrected[c.arm] for c in found)]
+
+
+def _provisional(contrast: Contrast) -> Contrast:
+    verdict: ContrastVerdict = "provisional" if contrast.n > 1 else "one seed" if contrast.n else "no result"
+    return replace(contrast, p=None, p_equivalence=None, p_sign_flip=None, verdict=verdict)
 
 
 def _corrected(family: Sequence[Contrast], test: SeedTest) -> list[Contrast]:
@@ -221,11 +229,12 @@ def _right(
 
 
 def of_sweep(
-    plan: Plan, summaries: Sequence[ArmSummary], snapshot: StoreSnapshot, test: SeedTest = PAIRED_T_TEST
+    plan: Plan, summaries: Sequence[ArmSummary], snapshot: StoreSnapshot, test: SeedTest = PAIRED_T_TEST, *,
+    provisional: bool = False,
 ) -> list[Contrast]:  # fmt: skip
-    """Return the contrasts of a sweep on its grid's primary metric, with its margin."""
+    """Return the contrasts of a sweep on its grid's primary metric, with its margin; see :func:`contrasts`."""
     errors = test_set_errors(summaries, snapshot) if plan.grid.primary == "probe_accuracy" else {}
-    return contrasts(summaries, plan.grid.primary, plan.grid.margin, errors, test)
+    return contrasts(summaries, plan.grid.primary, plan.grid.margin, errors, test, provisional=provisional)
 
 
 def compared_arms(plan: Plan) -> list[str]:

@@ -75,7 +75,7 @@ def _fingerprint(sweep: ReportInput) -> str:
     result = sweep.search_result
     return digest([
         shown, sweep.plan.grid.model_dump(mode="json"), sweep.introduction, sweep.commit, sweep.problems,
-        [vars(contrast) for contrast in sweep.contrasts], sweep.test.name,
+        [vars(contrast) for contrast in sweep.contrasts], sweep.test.name, sweep.provisional, vars(sweep.looks),
         None if result is None else [result.rows(), result.importances],
         [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(code)],
     ])  # fmt: skip

@@ -26,7 +26,7 @@ from sweeps.reporting.report_figures import (
     is_baseline,
 )
 from sweeps.reporting.report_input import ReportInput
-from sweeps.reporting.report_text import contrast_notes, methods, run_rows
+from sweeps.reporting.report_text import claims_note, contrast_notes, methods, run_rows
 from sweeps.reporting.tables import cell, columns_of
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import LOST, TrialStatus
@@ -201,7 +201,7 @@ class ReportContent:
     leaderboard: Leaderboard
     primary: str
     margin: str
-    test_note: str
+    claims_note: str
     contrasts: Sequence[ContrastRow]
     contrast_notes: Sequence[str]
     claims: Sequence[ClaimRow]
@@ -243,9 +243,11 @@ def build_content(sweep: ReportInput, images: Images | None) -> ReportContent:
         leaderboard=_leaderboard(plan, summaries),
         primary=plan.grid.primary.replace("_", " "),
         margin=f"{plan.grid.margin:g}",
-        test_note=sweep.test.note,
+        claims_note=claims_note(sweep.test, provisional=sweep.provisional),
         contrasts=[_contrast_row(contrast) for contrast in sweep.contrasts],
-        contrast_notes=contrast_notes(sweep.contrasts, plan.grid.margin, sweep.test),
+        contrast_notes=contrast_notes(
+            sweep.contrasts, plan.grid.margin, sweep.test, sweep.looks, provisional=sweep.provisional
+        ),
         claims=_claims(sweep, summaries),
         fact_names=list(facts[0].facts) if facts else [],
         facts=[_fact_row(fact) for fact in facts],
@@ -280,7 +282,9 @@ def _answers(sweep: ReportInput, summaries: Sequence[ArmSummary], facts: Sequenc
 def _claims(sweep: ReportInput, summaries: Sequence[ArmSummary]) -> list[ClaimRow]:
     grid = sweep.plan.grid
     arms = expand_arms(grid)
-    verdicts = judge([parse_claim(stated.claim, arms) for stated in grid.claims], summaries, sweep.test)
+    verdicts = judge(
+        [parse_claim(stated.claim, arms) for stated in grid.claims], summaries, sweep.test, provisional=sweep.provisional
+    )
     return [
         ClaimRow(verdict.claim.text, verdict.outcome, verdict.reason, stated.source)
         for verdict, stated in zip(verdicts, grid.claims, strict=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sweeps.analysis.arm_summary import ArmSummary, summarize
 from sweeps.analysis.contrasts import Contrast
 from sweeps.analysis.search_result import SearchResult
 from sweeps.analysis.significance import PAIRED_T_TEST, SeedTest
 from sweeps.planning.trial import Plan
+from sweeps.storage.looks import Looks
 from sweeps.storage.records import TrialRecord, TrialStatus
 from sweeps.storage.snapshot import StoreSnapshot
 
@@ -29,6 +30,8 @@ class ReportInput:
         contrasts: the comparison of each arm with base.
         test: the statistical test over seeds.
         search_result: the result of a search; None without one.
+        provisional: whether planned seeds are still to be run, so that nothing is tested yet.
+        looks: how often verdicts were shown, this time included, and at which numbers of seeds.
     """
 
     plan: Plan
@@ -41,6 +44,8 @@ class ReportInput:
     contrasts: Sequence[Contrast] = ()
     test: SeedTest = PAIRED_T_TEST
     search_result: SearchResult | None = None
+    provisional: bool = False
+    looks: Looks = field(default_factory=Looks)
 
     @property
     def summaries(self) -> list[ArmSummary]:

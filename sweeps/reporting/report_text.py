@@ -10,12 +10,13 @@ from importlib.metadata import version
 
 from core.config import METHODS
 from sweeps.analysis.contrasts import Contrast
-from sweeps.analysis.significance import LEVEL, SeedTest
+from sweeps.analysis.significance import LEVEL, PAIRED_T_TEST, SeedTest
 from sweeps.formatting import p_text, text_of
 from sweeps.reporting.rendering import render
 from sweeps.reporting.report_input import ReportInput
 from sweeps.reporting.tables import cell, columns_of
 from sweeps.storage.image_sets import Images
+from sweeps.storage.looks import Looks
 from sweeps.storage.records import TrainingRecord
 
 _FEW = 4  # seeds up to which it is said how large a difference must be
@@ -70,17 +71,22 @@ def methods(sweep: ReportInput, images: Images | None) -> str:
     eigenmaps = any(record.trial.config.method == "laplacian-eigenmaps" for record in sweep.records)
     text = render(
         "methods.txt.j2", b=base, meaning=METHODS[base.method].meaning, views=views, seeds=sweep.seeds, splits=splits,
-        eigenmaps=eigenmaps, contrasts=len(sweep.contrasts), test=sweep.test, primary=sweep.plan.grid.primary.replace("_", " "),
-        margin=sweep.plan.grid.margin,
+        eigenmaps=eigenmaps, contrasts=0 if sweep.provisional else len(sweep.contrasts), looks=sweep.looks.count,
+        test=sweep.test, primary=sweep.plan.grid.primary.replace("_", " "), margin=sweep.plan.grid.margin,
     )  # fmt: skip
     return " ".join(text.split())
 
 
-def contrast_notes(contrasts: Sequence[Contrast], margin: float, test: SeedTest) -> list[str]:
+def contrast_notes(
+    contrasts: Sequence[Contrast], margin: float, test: SeedTest, looks: Looks, *, provisional: bool = False
+) -> list[str]:  # fmt: skip
     """Return the sentences below the table of contrasts: the families, what a verdict means, and what qualifies it."""
     with_seeds = [contrast for contrast in contrasts if not contrast.without_seeds]
     without = [contrast.arm for contrast in contrasts if contrast.without_seeds]
-    notes = [f"Differences between arm and base at the same seed; {test.note}."]
+    notes = [note] if (note := look_note(provisional, looks, test)) else []
+    if provisional:
+        return notes
+    notes += [f"Differences between arm and base at the same seed; {test.note}."]
     notes.append(
         f"Two p-values of each arm, of a difference and of equivalence, each corrected over the {len(with_seeds)} arms (Holm)."
         + (f" Apart from them, over {', '.join(without)}: one value without seeds, compared with base's by a one-sample test."
@@ -92,6 +98,33 @@ def contrast_notes(contrasts: Sequence[Contrast], margin: float, test: SeedTest)
     )
     return notes + [note for note in (_few_seeds(contrasts, test), _too_fine(contrasts, margin), _failed(contrasts),
                                       _outliers(contrasts)) if note]  # fmt: skip
+
+
+def claims_note(test: SeedTest, *, provisional: bool) -> str:
+    """Return the sentences below the table of claims."""
+    if provisional:
+        return "Planned seeds are still to be run: nothing is tested yet."
+    return (
+        f"Each link of a claim: differences between seeds, {test.note}; level 5 %, corrected over all links of all claims "
+        "(Holm): the claims were stated before the sweep was run, and are a family of their own. A chain holds if every link "
+        "does."
+    )
+
+
+def look_note(provisional: bool, looks: Looks, test: SeedTest) -> str:
+    """Return a sentence on planned seeds that are still to be run, or on earlier looks; "" for a first look as planned."""
+    if provisional:
+        return "Planned seeds are still to be run: estimates and intervals are provisional, and nothing is tested yet."
+    if test is PAIRED_T_TEST:
+        return ""
+    at = sorted({n for numbers in looks.shown.values() for n in numbers})
+    if looks.lost:
+        why = "The record of earlier looks is damaged or gone"
+    elif looks.count > 1:
+        why = f"Verdicts were shown {looks.count} times, at {', '.join(map(str, at))} seeds"
+    else:
+        why = "Seeds were added, or left out, after results had been seen"
+    return f"{why}: the test is the one that stays valid under looking again."
 
 
 def _few_seeds(contrasts: Sequence[Contrast], test: SeedTest) -> str:

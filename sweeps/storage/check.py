@@ -22,7 +22,8 @@ Say = Callable[[str], None]
 
 #: The files that this program writes into a sweep's folder; a user may keep others there.
 _SWEEP_FILES = (
-    "contrasts.csv", "points.csv", "report.html", "sweep.json", "table.csv", "table.tex", "trials.csv", "until-decided.json",
+    "contrasts.csv", "looks.json", "points.csv", "report.html", "sweep.json", "table.csv", "table.tex", "trials.csv",
+    "until-decided.json",
 )  # fmt: skip
 _SQLITE_SECONDS = 60
 #: What SQLite answers if it could not look at a database: it says nothing about what is in it.

@@ -22,6 +22,7 @@ from sweeps.analysis.significance import (
     sign_flip_p,
 )
 from sweeps.reporting.report_text import contrast_notes
+from sweeps.storage.looks import Looks
 from sweeps.storage.records import TrialStatus
 from tests.sweeps.analysis.test_claim_tests import records
 from tests.sweeps.analysis.test_contrasts import BASE, found
@@ -70,7 +71,7 @@ def test_a_margin_finer_than_the_test_sets_error_allows_no_equivalence(tmp_path:
     values = {"base": BASE, "z": list(np.add(BASE, QUIET)), "n": list(np.add(BASE, QUIET))}
     got = found(tmp_path, values, 0.01, test_errors={"z": 0.012, "n": 0.004})
     assert (got["z"].verdict, got["n"].verdict) == ("undecided", "equivalent")
-    notes = " ".join(contrast_notes(list(got.values()), 0.01, PAIRED_T_TEST))
+    notes = " ".join(contrast_notes(list(got.values()), 0.01, PAIRED_T_TEST, Looks()))
     assert "margin of 0.01 is finer than the error of the test set for z (at least 0.012)" in notes
 
 
@@ -82,7 +83,9 @@ def test_failed_seeds_are_named_beside_a_verdict_that_rests_on_the_others(tmp_pa
     z, n = contrasts(summarize(given), "nmi", 0.01)
     assert (z.failed, z.n, z.verdict, z.label) == ((1, 2, 4), 2, "higher", "higher (3 of 5 seeds failed)")
     assert n.failed == (2,)
-    assert "z: 1, 2, 4; n: 2. These verdicts rest on the other seeds" in " ".join(contrast_notes([z, n], 0.01, PAIRED_T_TEST))
+    assert "z: 1, 2, 4; n: 2. These verdicts rest on the other seeds" in " ".join(
+        contrast_notes([z, n], 0.01, PAIRED_T_TEST, Looks())
+    )
     assert Contrast("x", 0, None, failed=(1,)).label == "no result"
 
 
