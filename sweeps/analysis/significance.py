@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import mean, stdev
 
 import numpy as np
@@ -200,6 +201,13 @@ def minimum_detectable_difference(
     Returns:
         None where n is too small for any difference.
     """
+    unit = _detectable(n, test, level)
+    return None if unit is None else unit * deviation
+
+
+@cache
+def _detectable(n: int, test: SeedTest, level: float) -> float | None:
+    """:func:`minimum_detectable_difference` in units of the standard deviation."""
     from scipy.optimize import brentq
     from scipy.special import ndtr
     from scipy.stats import chi2
@@ -214,7 +222,7 @@ def minimum_detectable_difference(
         """Return POWER minus the power for the noncentrality ``shift``."""
         return POWER - float(np.mean(ndtr(shift - scale) + ndtr(-shift - scale)))
 
-    return float(brentq(lacking, 1e-9, 10 * critical)) * deviation / math.sqrt(n)
+    return float(brentq(lacking, 1e-9, 10 * critical)) / math.sqrt(n)
 
 
 def seeds_to_decide(difference: float, deviation: float, n: int, *, level: float, margin: float, most: int = 500) -> int | None:
