@@ -26,7 +26,7 @@ from sweeps.reporting.report_figures import (
     is_baseline,
 )
 from sweeps.reporting.report_input import ReportInput
-from sweeps.reporting.report_text import claims_note, contrast_notes, methods, run_rows
+from sweeps.reporting.report_text import caveat, claims_note, contrast_notes, methods, run_rows
 from sweeps.reporting.tables import cell, columns_of
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import LOST, TrialStatus
@@ -194,6 +194,7 @@ class ReportContent:
     state: str
     seeds: str
     few_seeds: bool
+    caveat: str
     answers: Sequence[Answer]
     lost: Sequence[LostTrial]
     problems: Sequence[Problem]
@@ -236,6 +237,7 @@ def build_content(sweep: ReportInput, images: Images | None) -> ReportContent:
         state=f"Trials: {counts}" if counts else "No trial yet",
         seeds=f"Seeds: {', '.join(map(str, seeds))}." if seeds else "",
         few_seeds=len(seeds) == 1,
+        caveat=caveat(plan.base),
         answers=_answers(sweep, summaries, facts),
         lost=[LostTrial(record.trial.title, record.status, record.reason) for record in sweep.records if record.status in LOST],
         problems=[Problem(*problem) for problem in sweep.problems],
