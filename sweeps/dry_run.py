@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 
 from rich.console import Console
 
+from sweeps.analysis.contrasts import start_text
 from sweeps.execution import cost
 from sweeps.formatting import duration
 from sweeps.planning.trial import Trial
 from sweeps.reporting.terminal_tables import MAX_ROWS, TextColumn, show
-from sweeps.strategies.sequential_seeds import start_text
 from sweeps.sweep_config import SweepConfig
 
 

@@ -22,6 +22,7 @@ from sweeps.analysis.significance import (
     PAIRED_T_TEST,
     SeedTest,
     bootstrap_error,
+    first_seeds,
     has_outlier,
     holm,
     minimum_detectable_difference,
@@ -242,6 +243,13 @@ def compared_arms(plan: Plan) -> list[str]:
     base = {trial.key for trial in plan.trials.values() if BASE in trial.arms}
     arms = [a for t in plan.trials.values() if t.config.has_encoder and not t.required_by and t.key not in base for a in t.arms]
     return list(dict.fromkeys(arms))
+
+
+def start_text(plan: Plan) -> str:
+    """Return with how many seeds ``--until-decided`` starts, and why not with fewer."""
+    compared, seeds = len(compared_arms(plan)), len({trial.config.seed for trial in plan.requested_trials})
+    least = first_seeds(compared)
+    return f"starts with {seeds} seeds: of {compared} arms compared with base, none can be decided by fewer than {least}"
 
 
 def parent_metrics(found: Sequence[Contrast], metric: str) -> dict[str, float]:

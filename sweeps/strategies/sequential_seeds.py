@@ -14,7 +14,7 @@ from rich.console import Console
 from sweeps.analysis import contrasts
 from sweeps.analysis.arm_summary import summarize
 from sweeps.analysis.contrasts import Contrast
-from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, LEVEL, first_seeds, seeds_to_decide
+from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, LEVEL, seeds_to_decide
 from sweeps.execution import cost
 from sweeps.execution.runner import SweepRunner
 from sweeps.flag_values import SeedBudget
@@ -41,7 +41,7 @@ def run(config: SweepConfig, budget: SeedBudget, runner: SweepRunner, console: C
     mark = {"command": command_line(), "budget": budget.text}
     CheckedFolder(config.sweep_folder).write_json(UNTIL_DECIDED_MARK, mark)
     seeds = list(dict.fromkeys(trial.config.seed for trial in plan.requested_trials))
-    _say(console, start_text(plan))
+    _say(console, contrasts.start_text(plan))
     runner.run(plan, draw=False)
     while not runner.outcome.interrupted:
         undecided = _undecided(config, plan, console)
@@ -68,13 +68,6 @@ def run(config: SweepConfig, budget: SeedBudget, runner: SweepRunner, console: C
     if not runner.outcome.interrupted:
         runner.run(plan)  # draws the figures, which do not count against the budget
     return plan
-
-
-def start_text(plan: Plan) -> str:
-    """Return with how many seeds the arms start, and why not with fewer."""
-    compared, seeds = len(contrasts.compared_arms(plan)), len({trial.config.seed for trial in plan.requested_trials})
-    least = first_seeds(compared)
-    return f"starts with {seeds} seeds: of {compared} arms compared with base, none can be decided by fewer than {least}"
 
 
 def _undecided(config: SweepConfig, plan: Plan, console: Console) -> list[Contrast]:

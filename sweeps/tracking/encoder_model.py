@@ -85,7 +85,7 @@ def _describe(folder: Path, trial: Trial, *, run_id: str, model_id: str, locatio
     card.model_size_bytes = (folder / _DATA / "model.pt2").stat().st_size
     card.save(str(folder / "MLmodel"))
     for name, text in _environment_files().items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 @cache
@@ -106,4 +106,6 @@ def _environment_files() -> dict[str, str]:
         conda, python = Path(scratch) / "conda.yaml", Path(scratch) / "python_env.yaml"
         environment._mlflow_conda_env(str(conda), additional_pip_deps=needed)
         environment._PythonEnv.current().to_yaml(str(python))
-        return {file.name: file.read_text() for file in (conda, python)} | {"requirements.txt": "\n".join(needed)}
+        return {file.name: file.read_text(encoding="utf-8") for file in (conda, python)} | {
+            "requirements.txt": "\n".join(needed)
+        }
