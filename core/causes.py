@@ -12,6 +12,8 @@ from pathlib import Path
 #: What the operating system says where this user may not write.
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _PROBE_BYTES = 2**16
+#: What torch's and faiss's RuntimeErrors say if memory was used up: the CPU's, CUDA's, that of cuBLAS and cuDNN.
+_USED_UP = ("DefaultCPUAllocator", "out of memory", "_ALLOC_FAILED")
 
 
 def explain(error: OSError | MemoryError) -> str:
@@ -30,8 +32,9 @@ def as_memory_error(error: Exception) -> MemoryError | None:
     if isinstance(error, MemoryError):
         return error
     lines = str(error).strip().splitlines()
-    of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in (lines or [""])[0]
-    return MemoryError(lines[0] if lines else "") if isinstance(error, RuntimeError) and of_torch else None
+    said = lines[0] if lines else ""
+    used_up = any(text in said for text in _USED_UP)
+    return MemoryError(said) if isinstance(error, RuntimeError) and used_up else None
 
 
 def _remedy(error: OSError) -> str:

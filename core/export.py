@@ -37,7 +37,9 @@ def _traced(encoder: str, representation_dim: int) -> ExportedProgram:
     module = _portable(build_encoder(encoder, representation_dim, 0, torch.zeros(3), torch.ones(3)))
     # A dimension of 1 would be taken for one that is always 1.
     images = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE)
-    return torch.export.export(module, (images,), dynamic_shapes=[{0: Dim.AUTO}])
+    program = torch.export.export(module, (images,), dynamic_shapes=[{0: Dim.AUTO}])
+    program.example_inputs = None  # they would be the file's only pickle
+    return program
 
 
 def _portable(encoder: nn.Sequential) -> nn.Sequential:

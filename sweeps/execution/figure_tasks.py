@@ -54,7 +54,7 @@ def draw_figures(trial: Trial, images: Images, storage: Path) -> list[str]:
     with store.lock(trial.key), threadpool_limits(1):
         damage = store.mend(trial)
         if damage and not store.read(trial.key).is_done(trial):
-            return damage  # what figures are drawn from was damaged; the next command makes it again
+            return damage  # the next command makes it again, and draws the figures
         missing = store.read(trial.key).missing_details(trial, derived=True)
         made = {id_: store.make(trial.key, id_, partial(_derive, store, trial, name)) for name, id_ in missing.items()}
         store.save_results(trial.key, made)
@@ -120,12 +120,11 @@ class FigureTasks(SweepCallback):
         import ray
 
         self._images, self._store, self._callbacks = images, store, callbacks
-        on_free_cpus = ray.remote(num_cpus=1, max_calls=0)(_with_priority)
         # Ray puts tasks that take nothing on one node, unless they are to be spread.
-        beside_trials = ray.remote(num_cpus=0, max_calls=0, scheduling_strategy="SPREAD")(_with_priority)
-        self._without_trials = (on_free_cpus, sys.maxsize, 0)
-        beside = (beside_trials, max(1, (cpu_slots or 0) // 2), _NICENESS)
-        self._task, self._limit, self._niceness = self._without_trials if cpu_slots is None else beside
+        resources = {"num_cpus": 1} if cpu_slots is None else {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+        self._task = ray.remote(max_calls=0, **resources)(_with_priority)
+        self._limit, self._niceness = (sys.maxsize, 0) if cpu_slots is None else (max(1, cpu_slots // 2), _NICENESS)
+        self._cpu_slots = cpu_slots
         self._waiting: deque[Trial] = deque()
         self._open: dict[Any, Trial] = {}
         self._failed: dict[str, str] = {}
@@ -150,7 +149,8 @@ class FigureTasks(SweepCallback):
         Returns:
             Key -> reason for the trials whose drawing failed.
         """
-        self._task, self._limit, self._niceness = self._without_trials
+        if self._cpu_slots is not None:
+            self._limit, self._niceness = self._cpu_slots, 0
         self._go_on()
         while self._open:
             self._go_on(wait=True)

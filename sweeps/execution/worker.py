@@ -30,7 +30,7 @@ from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import ASIDE, CheckedFolder, DamagedFileError
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import MetricResult, TrainingRecord
-from sweeps.storage.trial_state import CHECKPOINT, ENCODER, EXPORTED, FITTED, PROJECTOR
+from sweeps.storage.trial_state import CHECKPOINT, ENCODER, EXPORTED, FITTED, PROJECTOR, needs_export
 from sweeps.storage.trial_store import TrialStore
 
 _REFERENCE = "probe_accuracy"  # metric of the untrained encoder, with which trials are compared
@@ -74,8 +74,8 @@ def run_trial(
             _train(trial, images, store, device, deterministic, on_epoch, tell, rungs)
         elif state.config is None and state.training is not None:
             store.save_config(trial, device=state.training.device)
-        _export(trial, images, store)
         _evaluate(trial, images, store, device)
+        _export(trial, images, store)
 
 
 def _evaluate(trial: Trial, images: Images, store: TrialStore, device: torch.device) -> None:
@@ -100,7 +100,7 @@ def _evaluate(trial: Trial, images: Images, store: TrialStore, device: torch.dev
 
 def _export(trial: Trial, images: Images, store: TrialStore) -> None:
     """Write the encoder as a graph that loads without this package."""
-    if not trial.config.has_encoder or trial.validation_only or not store.read(trial.key).lacks_export:
+    if not needs_export(trial) or not store.read(trial.key).lacks_export:
         return
     encoder, _ = load_encoder(store, trial.key, trial.config, images.of(trial.config), torch.device("cpu"))
     store.files(trial.key).write_bytes(EXPORTED, export_encoder(encoder, trial.config))

@@ -37,6 +37,11 @@ _TRAINING = TypeAdapter(TrainingRecord)
 _RESULTS = TypeAdapter(dict[str, MetricResult])
 
 
+def needs_export(trial: Trial) -> bool:
+    """Return whether the trial's encoder is written as a graph: not while a search may still drop the trial."""
+    return trial.config.has_encoder and not trial.validation_only
+
+
 def product_name(id_: str) -> str:
     """Return the name, in a trial's folder, of the arrays or the figure with this id (``detail:...``, ``figure:...``)."""
     kind, name = id_.split(":", 1)
@@ -192,8 +197,8 @@ class TrialState:
 
     @property
     def lacks_export(self) -> bool:
-        """Whether the file ``encoder.pt2`` is absent or damaged."""
-        return EXPORTED not in self._names or EXPORTED in self.damage
+        """Whether there is no file ``encoder.pt2``."""
+        return EXPORTED not in self._names
 
     # -- what is missing ------------------------------------------------------------------------------------------------
 
@@ -217,9 +222,9 @@ class TrialState:
         Figures and derived per-image arrays are made outside of the slot, so they may still be missing.
         """
         whole = self.is_trained and not self.missing_metrics(trial) and not self.missing_details(trial)
-        if any(name not in self._names and self.files.digest(name) is not None for name in ("config.json", EXPORTED)):
-            return False  # it is gone
-        return whole and not any("/" not in name for name in self.damage)
+        gone = {name for name in ("config.json", EXPORTED) if name not in self._names and self.files.digest(name) is not None}
+        to_mend = gone | {name for name in self.damage if "/" not in name}
+        return whole and not (to_mend if needs_export(trial) else to_mend - {EXPORTED})
 
     def is_drawn(self, trial: Trial) -> bool:
         """Return whether all figures are drawn, and the per-image arrays made that are derived for them."""

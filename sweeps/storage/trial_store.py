@@ -5,6 +5,7 @@
 ``checkpoint.pt``           the state after the last epoch so far; kept at the end, for longer trials to continue from
 ``encoder.safetensors``     the trained encoder's weights (an earlier version of this program wrote ``encoder.pt``)
 ``projector.safetensors``   the weights of what training put above the encoder
+``encoder.pt2``             the encoder as a graph that torch loads without this package (:mod:`core.export`)
 ``fitted.npz``              what PCA or Laplacian eigenmaps learned from the train images
 ``trained.json``            written when training is over: history, pairs, device, time. Its presence means "trained"
 ``evaluation-<id>.json``    results, each under the id of its computation; a trial may have several such files

@@ -7,14 +7,15 @@ written is in the storage, and the next command writes it. If the command dies, 
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
+import os
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
+from subprocess import Popen
 from typing import Any
 
 from core.causes import explain
@@ -26,8 +27,17 @@ from sweeps.storage.records import TrialRecord
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.parent_run import SweepSummary
 from sweeps.tracking.queued_writer import PATIENCE
-from sweeps.tracking.writer_process import Outcome, write
+from sweeps.tracking.writer_process import Outcome
 
+#: The process: takes this one's path for imports before it imports this package. Its arguments are the ends of two pipes.
+_PROGRAM = """
+import sys
+from multiprocessing.connection import Connection
+inbox = Connection(int(sys.argv[1]), writable=False)
+sys.path[:] = inbox.recv()
+from sweeps.tracking.writer_process import write
+write(inbox, Connection(int(sys.argv[2]), readable=False), *inbox.recv())
+"""
 _ADVICE = "they are in the storage, and the same command adds them"
 
 
@@ -52,6 +62,7 @@ class Tracker(SweepCallback):
         self._messages: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run_process, name="mlflow", daemon=True)
         self._outcome = Outcome()
+        self._stderr: int | None = None
         self._started = self._closed = False
 
     @property
@@ -74,10 +85,12 @@ class Tracker(SweepCallback):
     def on_sweep_start(self) -> None:
         """Start the process, which connects to MLflow while Ray starts."""
         if not self._started:
-            self._started = True
             ensure_dir(self._store.storage)
+            with suppress(OSError):  # there is none
+                self._stderr = os.dup(2)  # before Ray's start, during which nothing is shown
             self._messages.put(("on_sweep_start", ()))
             self._thread.start()
+            self._started = True
 
     def on_trial_start(self, trial: Trial) -> None:
         """Have the trial's run marked as running."""
@@ -129,40 +142,44 @@ class Tracker(SweepCallback):
 
     def _run_process(self) -> None:
         """Start the process, and pass on what it says until it ends."""
-        spawn = multiprocessing.get_context("spawn")
-        inbox, to_process = spawn.Pipe(duplex=False)
-        from_process, outbox = spawn.Pipe(duplex=False)
-        writer = spawn.Process(target=write, args=(inbox, outbox, *self._settings), name="mlflow", daemon=True)
         try:
-            with process.signals_blocked():  # in the process too, until it ignores them: the command handles them
-                writer.start()
-        except OSError as error:
-            self._fail(f"no process can be started for it: {explain(error)}")
-            return
-        inbox.close()
-        outbox.close()
-        # The process ends when this end is closed, also where the command ends without closing the tracker.
-        atexit.register(to_process.close)
-        threading.Thread(target=self._send, args=(to_process,), daemon=True).start()
-        while not isinstance(message := _receive(from_process), Outcome):
-            if message is None:
-                writer.join()
-                self._fail(f"the process that writes to it ended ({_end_of(writer.exitcode)})")
-                break
-            self._say(message)
-        else:
-            self._outcome = message
-        atexit.unregister(to_process.close)
-        to_process.close()
-        writer.join()
+            self._outcome = self._outcome_of_process()
+        except Exception as error:  # the sweep goes on without MLflow, and the command says so
+            reason = explain(error) if isinstance(error, OSError | MemoryError) else f"{type(error).__name__}: {error}"
+            self._fail(f"the process that writes to it failed: {reason}")
+
+    def _outcome_of_process(self) -> Outcome:
+        inbox, to_process = Pipe(duplex=False)
+        from_process, outbox = Pipe(duplex=False)
+        with to_process, from_process:
+            ends = inbox.fileno(), outbox.fileno()
+            with inbox, outbox, process.signals_blocked():  # in the process too, until it ignores them
+                # Not by multiprocessing, whose processes import the user's script once more, and need one for their start.
+                writer = Popen([sys.executable, "-P", "-c", _PROGRAM, *map(str, ends)], pass_fds=ends, stderr=self._stderr)
+            if self._stderr is not None:
+                os.close(self._stderr)
+            threading.Thread(target=self._send, args=(to_process,), daemon=True).start()
+            while not isinstance(message := _receive(from_process), Outcome):
+                if message is None:
+                    raise ChildProcessError(f"it ended {_end_of(writer.wait())}")
+                self._say(message)
+        writer.wait()  # it ends now that its inbox is closed
+        return message
 
     def _send(self, to_process: Connection) -> None:
-        with suppress(OSError):  # the process died, which the other thread sees
+        try:
+            to_process.send(sys.path)
+            to_process.send(self._settings)
             while True:
                 message = self._messages.get()
                 to_process.send(message)
                 if message[0] == "close":
                     return
+        except OSError:  # the process died, or has done all: the other thread sees it
+            return
+        except BaseException:
+            to_process.close()  # the process ends, which the other thread sees
+            raise
 
     def _fail(self, reason: str) -> None:
         self._outcome = Outcome(reason, _ADVICE)
@@ -178,5 +195,5 @@ def _receive(connection: Connection) -> str | Outcome | None:
     return message
 
 
-def _end_of(exit_code: int | None) -> str:
-    return f"by {signal.Signals(-exit_code).name}" if exit_code is not None and exit_code < 0 else f"exit code {exit_code}"
+def _end_of(exit_code: int) -> str:
+    return f"by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with exit code {exit_code}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -51,7 +52,11 @@ def write(inbox: Connection, outbox: Connection, uri: str, plan: Plan, store: Tr
     writer = QueuedWriter(uri, plan, store, command, send)
 
     def close(summary: SweepSummary, patience: float) -> None:
-        writer.close(summary, patience)
+        try:
+            writer.close(summary, patience)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)  # which the command sees
         send(Outcome(writer.problem, writer.advice if writer.problem else "", writer.view_address))
 
     while True:

@@ -263,7 +263,7 @@ def _kind(process: psutil.Process, command: int) -> str:
     line = " ".join(process.cmdline())
     if process.pid == command:
         return "command"
-    if "multiprocessing" in line:
+    if "writer_process" in line:
         return "mlflow"
     return "workers" if line.startswith("ray::") or "default_worker.py" in line else "ray"
 

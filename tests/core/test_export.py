@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickletools
 import zipfile
 
 import pytest
@@ -41,6 +40,4 @@ def test_a_graph_holds_no_pickle() -> None:
     assert any(name.endswith(".json") for name in contents)
     for name, content in contents.items():
         assert not name.endswith((".pkl", ".pickle"))
-        if content[:1] == b"\x80":
-            with pytest.raises(Exception):  # noqa: B017 (whatever says that it is none)
-                list(pickletools.genops(content))
+        assert not content.startswith((b"\x80", b"PK")), f"{name}: a pickle, or an archive that may hold one"

@@ -125,7 +125,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
         # The command, or its process that writes to MLflow.
-        is_driver = _STORAGE and any(part.endswith("run.py") or "spawn_main" in part for part in sys.orig_argv)
+        is_driver = _STORAGE and any(part.endswith("run.py") or "writer_process" in part for part in sys.orig_argv)
         if name not in _WORK and not (is_driver and (name in _STAGES or name == "sweeps.command_line")):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)

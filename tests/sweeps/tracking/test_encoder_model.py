@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sweeps.execution.worker import run_trial
 from sweeps.storage.image_sets import Images
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.encoder_model import _describe
-from tests.sweeps.tiny import arm, runs, tell, tiny_plan
+from tests.sweeps.tiny import arm, finish, runs, tell, tiny_plan
 
 #: Of each model alone, or of the input example, which we do not write.
 OWN = {"artifact_path", "model_id", "model_uuid", "run_id", "utc_time_created", "model_size_bytes", "saved_input_example_info"}
@@ -60,3 +61,13 @@ def test_an_encoder_that_an_earlier_version_left_without_a_graph_is_exported(tmp
     tell(plan, tmp_path, uri)
     (graph,) = (tmp_path / "artifacts").rglob("model.pt2")
     assert graph.read_bytes() == before and "base" in runs(uri)[1]
+
+
+def test_the_graph_of_an_encoder_is_missed_only_where_it_is_needed(tmp_path: Path) -> None:
+    store, trial = TrialStore(tmp_path), arm(tiny_plan(tmp_path, {}), "base")
+    finish(store, trial)
+    assert store.read(trial.key).is_done(trial), "an earlier version wrote none"
+    store.files(trial.key).write_bytes("encoder.pt2", b"a graph")
+    (store.folder(trial.key) / "encoder.pt2").unlink()
+    assert not store.read(trial.key).is_done(trial)
+    assert store.read(trial.key).is_done(replace(trial, validation_only=True))

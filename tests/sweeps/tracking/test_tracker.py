@@ -24,7 +24,7 @@ SUMMARY = SweepSummary("FINISHED", {"trials_done": 1.0}, 7.0, ())
 
 def writers(parent: int | None = None) -> list[psutil.Process]:
     """The processes below one, by default this one, that write to MLflow."""
-    return [child for child in psutil.Process(parent).children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(parent).children(recursive=True) if "writer_process" in " ".join(child.cmdline())]
 
 
 def wait_until(condition: object) -> None:
@@ -71,7 +71,9 @@ def test_a_killed_process_is_told_of_and_the_next_command_writes_what_is_lacking
     wait_until(lambda: said)
     tracker.on_trial_end(record_of(store, base))
     tracker.close(SUMMARY)
-    assert tracker.problem == "the process that writes to it ended (by SIGKILL)" and "same command adds" in tracker.advice
+    assert (
+        tracker.problem == "the process that writes to it failed: it ended by SIGKILL" and "same command adds" in tracker.advice
+    )
     assert said == [f"MLflow lacks part of the results from now on: {tracker.problem}"] and tracker.view_address == ""
     following = Tracker(uri, plan, store, "x", said.append)
     following.on_trial_end(record_of(store, base))
@@ -118,3 +120,31 @@ if __name__ == "__main__":
         driver.stdin.flush()
         assert driver.wait(30) in (0, -9)
         wait_until(lambda: not writer.is_running())
+
+
+def test_a_process_that_dies_at_its_start_is_told_of_however_large_the_plan(tmp_path: Path) -> None:
+    said: list[str] = []
+    tracker = Tracker("", tiny_plan(tmp_path, {}), TrialStore(tmp_path), "x", said.append)
+    tracker._settings = (*tracker._settings[:3], "x" * 10_000_000)  # more than a pipe holds
+    tracker.on_sweep_start()
+    wait_until(writers)
+    writers()[0].kill()
+    tracker.close(SUMMARY)
+    assert "ended by SIGKILL" in str(tracker.problem) and len(said) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(12, "Cannot allocate memory"), RuntimeError("can't start new thread")])
+def test_a_process_that_cannot_be_started_is_told_of(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sweeps.tracking.tracker.Popen", fails)
+    tracker = Tracker("", tiny_plan(tmp_path, {}), TrialStore(tmp_path), "x")
+    tracker.on_sweep_start()
+    tracker.close(SUMMARY)
+    assert str(error.args[-1]) in str(tracker.problem) and tracker.advice
+    never_started = Tracker("", tiny_plan(tmp_path, {}), TrialStore(tmp_path), "x")
+    never_started.abandon()
+    assert never_started.problem is None
