@@ -49,6 +49,15 @@ def fpr_at_95_tpr(normal: Scores, anomalous: Scores) -> float:
     return float(fpr[np.argmax(tpr >= 0.95)])
 
 
+def passed_at_95(normal: Scores, anomalous: Scores) -> float:
+    """Share of anomalies passed at the lowest threshold that passes at least 95 % of the normal images.
+
+    This is what papers on out-of-distribution detection call FPR at 95 % TPR, with the normal images as the positives;
+    :func:`fpr_at_95_tpr` takes the anomalies as the positives.
+    """
+    return fpr_at_95_tpr(-anomalous, -normal)
+
+
 def spread(anomalous: Scores) -> float:
     """Coefficient of variation of the anomalies' scores: near 0, all anomalies are ranked alike."""
     mean = float(anomalous.mean())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from core.neighbors import farthest, nearest
+from core.neighbors import exact_distances, farthest
 
 if TYPE_CHECKING:
     import torch
@@ -26,12 +26,14 @@ def knn_accuracy(
 ) -> float:
     """Accuracy of the majority among the k nearest train images (Euclidean, one vote each; a tie goes to the lower label).
 
+    Distances are in float64, since a collapsed representation's differ by less than float32 resolves.
+
     Args:
         train: [N, D] float32, with labels [N] int64. Likewise test.
         k: number of voters; all train images where there are fewer.
         device: where to compute.
     """
-    _, found = nearest(train, test, min(k, len(train)), device)
+    _, found = exact_distances(train, test, min(k, len(train)), device)
     votes = train_labels[found]
     classes = int(np.max(train_labels)) + 1
     counts = np.stack([(votes == label).sum(axis=1) for label in range(classes)], axis=1)

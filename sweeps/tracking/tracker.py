@@ -34,9 +34,13 @@ _PROGRAM = """
 import sys
 from multiprocessing.connection import Connection
 inbox = Connection(int(sys.argv[1]), writable=False)
-sys.path[:] = inbox.recv()
-from sweeps.tracking.writer_process import write
-write(inbox, Connection(int(sys.argv[2]), readable=False), *inbox.recv())
+try:
+    sys.path[:] = inbox.recv()
+    from sweeps.tracking.writer_process import write
+    settings = inbox.recv()
+except EOFError:  # the command died
+    sys.exit()
+write(inbox, Connection(int(sys.argv[2]), readable=False), *settings)
 """
 _ADVICE = "they are in the storage, and the same command adds them"
 

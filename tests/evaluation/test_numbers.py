@@ -182,6 +182,14 @@ def test_cluster_accuracy_is_the_best_naming() -> None:
     assert clustering.cluster_accuracy(labels, (labels + 3) % 5) == 1.0
 
 
+def test_anomalies_passed_where_95_percent_of_normal_images_are_by_counting() -> None:
+    draw = np.random.default_rng(1)
+    normal, strange = draw.normal(size=300), draw.normal(size=200) + 1
+    threshold = np.sort(normal)[284]  # 285 of 300 lie at or below it
+    assert anomaly.passed_at_95(normal, strange) == pytest.approx((strange <= threshold).mean(), abs=1e-12)
+    assert anomaly.passed_at_95(normal, strange) != anomaly.fpr_at_95_tpr(normal, strange)
+
+
 def test_kmeans_is_repeatable_and_survives_a_collapsed_encoder() -> None:
     points, _ = blobs(300)
     assert np.array_equal(clustering.kmeans(points, 4).assignment, clustering.kmeans(points, 4).assignment)
@@ -195,6 +203,14 @@ def test_knn_accuracy_equals_scikit_learns() -> None:
     (x, y), (xt, yt) = blobs(500, spread=3), blobs(200, seed=1, spread=3)
     reference = KNeighborsClassifier(20, algorithm="brute").fit(x, y)
     assert retrieval.knn_accuracy(x, y, xt, yt) == pytest.approx(reference.score(xt, yt), abs=1e-9)
+
+
+def test_knn_accuracy_of_a_collapsed_representation_is_that_of_float64() -> None:
+    draw = np.random.default_rng(0)
+    y, yt = np.arange(400) % 4, np.arange(100) % 4
+    x, xt = ((7 + 2e-6 * (draw.normal(size=(len(of), 64)) + 0.6 * of[:, None])).astype(np.float32) for of in (y, yt))
+    reference = KNeighborsClassifier(20, algorithm="brute").fit(x.astype(np.float64), y)
+    assert retrieval.knn_accuracy(x, y, xt, yt) == reference.score(xt.astype(np.float64), yt)
 
 
 def test_rankme_is_its_formula() -> None:
