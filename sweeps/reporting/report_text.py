@@ -139,7 +139,7 @@ def look_note(provisional: bool, looks: Looks, test: SeedTest) -> str:
 
 def _few_seeds(contrasts: Sequence[Contrast], test: SeedTest) -> str:
     tested = [contrast for contrast in contrasts if contrast.p is not None and not contrast.without_seeds]
-    if not tested or (n := min(contrast.n for contrast in tested)) > _FEW:
+    if not tested or (n := max(contrast.n for contrast in tested)) > _FEW:
         return ""
     critical = test.critical(n, LEVEL / len(tested))
     if not math.isfinite(critical):
