@@ -134,12 +134,6 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def leave_signals_to_parent() -> None:
-    """In a process of the command that :func:`signals_blocked` started: ignore those signals, also any that came already."""
-    ignore_signals()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-
-
 def ignore_signals() -> None:
     """Ignore the signals while the interpreter exits."""
     for number in _SIGNALS:

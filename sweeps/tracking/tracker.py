@@ -157,7 +157,7 @@ class Tracker(SweepCallback):
         from_process, outbox = Pipe(duplex=False)
         with to_process, from_process:
             ends = inbox.fileno(), outbox.fileno()
-            with inbox, outbox, process.signals_blocked():  # in the process too, until it ignores them
+            with inbox, outbox, process.signals_blocked():  # in the process too, as long as it runs
                 # Not by multiprocessing, whose processes import the user's script once more, and need one for their start.
                 writer = Popen([sys.executable, "-P", "-c", _PROGRAM, *map(str, ends)], pass_fds=ends, stderr=self._stderr)
             if self._stderr is not None:

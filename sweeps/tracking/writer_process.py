@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from sweeps import process
 from sweeps.planning.trial import Plan
 from sweeps.storage.trial_store import TrialStore
 from sweeps.tracking.parent_run import SweepSummary
@@ -42,7 +41,6 @@ def write(inbox: Connection, outbox: Connection, uri: str, plan: Plan, store: Tr
         store: where its trials are.
         command: the command line.
     """
-    process.leave_signals_to_parent()
     sending = threading.Lock()
 
     def send(message: str | Outcome) -> None:

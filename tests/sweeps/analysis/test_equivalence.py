@@ -60,6 +60,7 @@ def test_the_anytime_valid_equivalence_is_that_its_interval_lies_within_the_marg
             (low, high), _ = ANYTIME_VALID_T_TEST(differences)  # type: ignore[misc]
             p = ANYTIME_VALID_T_TEST.equivalence_p(differences, margin)
             assert p is not None and (p < LEVEL) == (-margin < low and high < margin)
+    assert ANYTIME_VALID_T_TEST.equivalence_p([0.5, 0.51, 0.49, 0.5, 0.505, 0.495], 0.01) == 1.0, "far beyond the margin"
 
 
 def test_what_is_0_in_every_seed_is_equivalent_and_any_other_constant_undecided(tmp_path: Path) -> None:
