@@ -15,6 +15,7 @@ from sweeps.analysis.arm_summary import summarize
 from sweeps.analysis.contrasts import Contrast
 from sweeps.analysis.search_result import SearchResult
 from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, SeedTest
+from sweeps.execution.callbacks import SweepCallback
 from sweeps.execution.runner import RunOutcome, SweepRunner
 from sweeps.planning.trial import Plan
 from sweeps.process import ExitCode
@@ -99,11 +100,17 @@ def conclude(
     return _exit_code(config, results, runner.outcome, tracker)
 
 
-def plan_looks(config: SweepConfig) -> None:
-    """Write how many seeds of each arm this command plans; before anything is trained, so that nothing seen can change it."""
-    trials = [trial for trial in config.plan.requested_trials if trial.config.has_encoder]
-    files = CheckedFolder(config.sweep_folder)
-    write_looks(files, read_looks(files).with_plan(Counter(arm for trial in trials for arm in trial.arms)))
+class LookPlanner(SweepCallback):
+    """Writes how many seeds of each arm a command plans: before anything is trained, so that nothing seen can change it."""
+
+    def __init__(self, config: SweepConfig) -> None:
+        self._config = config
+
+    def on_sweep_start(self) -> None:
+        """Write the plan, now that all inputs are checked."""
+        trials = [trial for trial in self._config.plan.requested_trials if trial.config.has_encoder]
+        files = CheckedFolder(self._config.sweep_folder)
+        write_looks(files, read_looks(files).with_plan(Counter(arm for trial in trials for arm in trial.arms)))
 
 
 def _look(config: SweepConfig, plan: Plan, records: Sequence[TrialRecord]) -> tuple[bool, Looks, SeedTest]:

@@ -75,7 +75,7 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
     from sweeps.execution import private_folder
     from sweeps.execution.machine import usable_home
     from sweeps.execution.runner import SweepRunner
-    from sweeps.finish import conclude, plan_looks
+    from sweeps.finish import LookPlanner, conclude
     from sweeps.reporting.html_report import ReportPreloader
     from sweeps.strategies import search, sequential_seeds
     from sweeps.sweep_config import check
@@ -97,11 +97,9 @@ def _run_sweep(command: CommandLine, console: Console) -> int:
     tracker = Tracker(
         config.tracking_uri, plan, store, command_line(), lambda line: console.print(line, highlight=False, soft_wrap=True)
     )
-    runner = SweepRunner(config.execution, config.snapshot, [tracker, ReportPreloader()], console)
+    runner = SweepRunner(config.execution, config.snapshot, [tracker, LookPlanner(config), ReportPreloader()], console)
     with usable_home():
         try:
-            if not config.report_only:
-                plan_looks(config)
             if config.grid.search is not None:
                 plan, search_result = search.run(config, runner, console)
             elif config.budget is not None and not config.report_only:

@@ -93,7 +93,7 @@ def test_a_command_shows_no_verdict_before_its_plan_is_done_and_tests_later_look
 ) -> None:  # fmt: skip
     assert callable(shown)
     config = check(parse(command(tmp_path / "results", 3)))
-    finish.plan_looks(config)
+    finish.LookPlanner(config).on_sweep_start()
     assert json.loads((config.sweep_folder / LOOKS).read_text())["planned"] == {"base": 3, "z": 3, "n": 3}
     said, page, looks = shown(3, 2)
     assert "provisional" in said and "nothing is tested yet" in said and not looks.shown
