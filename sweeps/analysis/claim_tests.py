@@ -56,7 +56,7 @@ class ClaimVerdict:
 
     Attributes:
         claim: the claim.
-        outcome: holds, fails, undecided, or not measured.
+        outcome: holds, fails, undecided, provisional, or not measured.
         reason: the tests as text, or why there is none.
         comparisons: the comparisons of the chain, in order.
     """
