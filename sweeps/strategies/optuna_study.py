@@ -39,6 +39,7 @@ class Study:
         optuna.logging.set_verbosity(logging.WARNING)
         self._search = search
         backend: Any = _RemoteJournal(path) if is_remote(path) else _journal(path)
+        self._draw_lock = path.with_suffix(".draw-lock")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about features that Optuna calls experimental
             self._study = optuna.create_study(
@@ -62,8 +63,12 @@ class Study:
 
     @property
     def points(self) -> list[SearchPoint]:
-        """All points that were drawn so far; enqueued ones are not among them."""
-        return [_point(trial) for trial in self._study.get_trials(deepcopy=False) if trial.state.name != "WAITING"]
+        """All points that were drawn so far; enqueued ones are not among them.
+
+        Nor are points of which an earlier version gave up a part of the values: they were never tried.
+        """
+        drawn = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.name != "WAITING"]
+        return [_point(t) for t in drawn if t.state.name != "FAIL" or set(t.params) == set(self._search.space)]
 
     @property
     def best_points(self) -> list[SearchPoint]:
@@ -90,30 +95,37 @@ class Study:
         ]
 
     def unfinished(self) -> list[SearchPoint]:
-        """Return the points that a driver started and did not finish; mark those with incomplete params as failed."""
-        found = []
-        for point in self.points:
-            if point.state != "running":
-                continue
-            if set(point.params) == set(self._search.space):
-                found.append(point)
-            else:
-                self.fail(point.number, "its driver ended before all of its values were drawn")
-        return found
+        """Return the points that a driver started and did not finish; draw the values that it had not drawn yet."""
+        with self._drawing():  # a point that another driver is drawing is waited for
+            return [self._drawn(point.number) for point in self.points if point.state == "running"]
 
     def ask(self) -> SearchPoint:
         """Draw a new point."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trial = self._study.ask()
-            for name, choices in self._search.space.items():
-                if not isinstance(choices, Range):
-                    trial.suggest_categorical(name, choices)
-                elif choices.whole:
-                    trial.suggest_int(name, int(choices.low), int(choices.high), log=choices.log)
-                else:
-                    trial.suggest_float(name, choices.bottom, choices.high, log=choices.log)
+        with self._drawing():
+            return self._draw(self._study.ask())
+
+    def _drawn(self, number: int) -> SearchPoint:
+        import optuna
+
+        return self._draw(optuna.Trial(self._study, self._ids[number]))
+
+    def _draw(self, trial: optuna.Trial) -> SearchPoint:
+        """Draw each value that the point does not have yet."""
+        for name, choices in self._search.space.items():
+            if not isinstance(choices, Range):
+                trial.suggest_categorical(name, choices)
+            elif choices.whole:
+                trial.suggest_int(name, int(choices.low), int(choices.high), log=choices.log)
+            else:
+                trial.suggest_float(name, choices.bottom, choices.high, log=choices.log)
         return SearchPoint(trial.number, dict(trial.params), (), "running")
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Draw alone: of a point that is half drawn, no other driver may draw the rest."""
+        with warnings.catch_warnings(), file_lock(self._draw_lock):
+            warnings.simplefilter("ignore")  # about features that Optuna calls experimental
+            yield
 
     def tell(self, number: int, values: Sequence[float], infeasible: float, reason: str = "") -> None:
         """Mark a point as done.

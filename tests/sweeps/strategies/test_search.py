@@ -159,11 +159,24 @@ def test_a_journal_that_is_broken_in_the_middle_is_refused_with_its_line(tmp_pat
         assert path.read_bytes() == b"".join([lines[0], broken, *lines[2:]])
 
 
-def test_a_point_that_was_not_drawn_to_its_end_is_given_up(tmp_path: Path) -> None:
+def test_a_point_that_a_killed_driver_drew_in_part_is_drawn_to_its_end(tmp_path: Path) -> None:
     study = Study(tmp_path / "study.journal", SEARCH, 0)
-    study._study.ask()
+    first = {"mu/lambda": 1.0, "learning_rate": 1e-3, "pairing": "augment", "neighbors_k": 3}
+    study.begin_with(first)
+    study._study.ask()  # of base no value
+    drawn = study._study.ask().suggest_float("mu/lambda", SEARCH.space["mu/lambda"].bottom, 20.0, log=True)
     later = Study(tmp_path / "study.journal", SEARCH, 0)
-    assert later.unfinished() == [] and later.points[0].state == "failed"
+    base, second = later.unfinished()
+    assert base.params == first
+    assert second.params["mu/lambda"] == drawn and set(second.params) == set(SPACE)
+    assert [point.state for point in later.points] == ["running", "running"]
+    assert later.unfinished() == [base, second], "it is drawn once"
+
+
+def test_a_point_that_was_given_up_half_drawn_is_no_failure(tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.journal", SEARCH, 0)
+    study.fail(study._study.ask().number, "its driver ended before all of its values were drawn")  # as earlier versions did
+    assert study.points == [] and study.ask().number == 1
 
 
 def test_the_front_is_what_nothing_dominates(tmp_path: Path) -> None:
@@ -366,7 +379,7 @@ def test_a_search_that_is_stopped_half_way_goes_on(flags: list[str], how: signal
     assert len(rows) == 6 and {row["state"] for row in rows} <= {"done", "infeasible", "stopped"}
     after = {p.number: p for p in Study(journal, SEARCH, 0).points}
     for number, point in before.items():
-        assert after[number].params == point.params
+        assert point.params.items() <= after[number].params.items(), "what was drawn stays"
         if point.state != "running":
             assert after[number] == point, "what had ended is what it was"
     assert trained.items() <= {p: p.stat().st_mtime_ns for p in storage.glob("trials/*/trained.json")}.items()
