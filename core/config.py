@@ -166,7 +166,7 @@ class TrialConfig(BaseModel):
     encoder: Annotated[str, _one_of(ENCODERS)] = Field("resnet18", description="the encoder's architecture")
     representation_dim: Whole = Field(128, ge=1, le=MAX_WIDTH, description="dimensions of the encoder's output")
     projector_dims: tuple[Annotated[Whole, Field(ge=1, le=MAX_WIDTH)], ...] = Field(
-        (512, 512, 512), min_length=1, max_length=20, description="widths of the projector's layers"
+        (512, 512, 512), max_length=20, description="widths of the projector's layers; []: no projector"
     )
 
     graph_neighbors: Whole = Field(

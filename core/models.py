@@ -98,11 +98,13 @@ def build_projector(representation_dim: int, dims: tuple[int, ...], seed: int) -
 
     Args:
         representation_dim: dimensions of its input.
-        dims: widths of its layers.
+        dims: widths of its layers; none: the projection is the representation itself.
         seed: the trial's seed.
     """
     from torch import nn
 
+    if not dims:
+        return nn.Sequential()
     widths = (representation_dim, *dims)
     layers: list[nn.Module] = []
     with torch_seed(seed, "projector"):

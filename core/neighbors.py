@@ -125,7 +125,7 @@ def _candidates(
         return torch.cat(parts) if parts else torch.empty(0, k, dtype=torch.int64, device=device)
 
 
-def _check(base: NDArray[np.float32], queries: NDArray[np.float32], k: int, what: str) -> None:
+def _check(base: NDArray[Any], queries: NDArray[Any], k: int, what: str) -> None:
     if k > len(base):
         raise ValueError(f"{k} {what} asked for among {len(base)} points")
     if not (np.isfinite(base).all() and np.isfinite(queries).all()):
@@ -198,6 +198,38 @@ def farthest(
             likeness, indices[rows] = _largest(half_squares, -others[rows], points, k, device)
             distances[rows] = (squares[rows] + 2 * likeness).clamp_(min=0).sqrt_()
         return distances.cpu().numpy(), indices.cpu().numpy()
+
+
+def most_similar(
+    base: NDArray[np.float64], queries: NDArray[np.float64], k: int, device: torch.device | str = "cpu"
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k base points with the largest inner product with every query; among equal ones any.
+
+    Computed in float64.
+
+    Args:
+        base: [N, D] float64.
+        queries: [M, D] float64.
+        k: at most N.
+        device: where to compute.
+
+    Returns:
+        products [M, k] float64, descending; indices [M, k] int64 into base.
+
+    Raises:
+        ValueError: if there are fewer than k base points, or a value is not finite.
+    """
+    import torch
+
+    _check(base, queries, k, "most similar points")
+    points, others = (torch.from_numpy(given).to(device) for given in (base, queries))
+    with torch.inference_mode():
+        products = torch.empty(len(others), k, dtype=points.dtype, device=device)
+        indices = torch.empty(len(others), k, dtype=torch.int64, device=device)
+        offsets = points.new_zeros(len(points))
+        for rows in _slices(len(others), _QUERIES, device):
+            products[rows], indices[rows] = _largest(offsets, others[rows], points, k, device)
+        return products.cpu().numpy(), indices.cpu().numpy()
 
 
 def neighbor_table_within(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.neighbors import exact_distances
+from evaluation.moments import Moments, above_rounding
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,52 @@ def scores(
     distances, _ = exact_distances(train, queries, NEIGHBORS, device)
     mean: Scores = distances.mean(axis=1)
     return mean
+
+
+#: Sun et al. choose k = 50 for CIFAR-10, of 50,000 train images.
+KTH = 50
+
+
+def kth_neighbor_scores(similarities: NDArray[np.float64]) -> Scores:
+    """Distance to the k-th nearest train image, all representations scaled to unit length (Sun et al., ICML 2022).
+
+    arXiv 2204.06507, sec. 3, with k = 50; of fewer train images the last.
+
+    Args:
+        similarities: [M, K] cosines of each image's most similar train images, descending.
+
+    Returns:
+        [M] float64, higher for what is more anomalous.
+    """
+    kth: Scores = np.sqrt((2 - 2 * similarities[:, min(KTH, similarities.shape[1]) - 1]).clip(min=0))
+    return kth
+
+
+def mahalanobis_scores(moments: Moments, queries: NDArray[np.float32]) -> Scores:
+    """Mahalanobis distance from the mean of the train representations, by their covariance (divisor N - 1).
+
+    Of all classes together, since labels are not used. Directions in which the train representations' deviation is below what
+    float32 resolves of the largest one are left out, so that a collapsed representation is judged by what it has left.
+
+    Args:
+        moments: of the train representations.
+        queries: [M, D] float32.
+
+    Returns:
+        [M] float64, higher for what is more anomalous.
+
+    Raises:
+        ValueError: if all train representations coincide, or a value is not finite.
+    """
+    if not np.isfinite(queries).all():
+        raise ValueError("a representation holds NaN or infinity")
+    values, vectors = np.linalg.eigh(moments.scatter / (moments.n - 1))
+    kept = above_rounding(values)
+    if not kept.any():
+        raise ValueError("all train representations coincide")
+    whitened = (queries - moments.mean) @ (vectors[:, kept] / np.sqrt(values[kept]))
+    distances: Scores = np.linalg.norm(whitened, axis=1)
+    return distances
 
 
 def auc(normal: Scores, anomalous: Scores) -> float:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from core import digits_m
 from core.causes import as_memory_error
 from evaluation import anomaly, clustering, invariance, retrieval, spectrum
-from evaluation.inputs import EvaluationInputs
+from evaluation.inputs import AnomalyInputs, EvaluationInputs
 from evaluation.probe import study_probe
 
 
@@ -32,6 +32,8 @@ class Metric:
         per_anomaly_set: one number for each anomaly set; the first set's also goes by the bare name.
         usable_for_selection: looks at no test image, so that trials may be chosen by it.
         per_headline_set: depends on the first anomaly set.
+        after_slot: looks at representations and images alone, so that it is computed after the trial's slot where the
+            representations are kept.
     """
 
     function: Callable[[Any], float | None]
@@ -41,6 +43,7 @@ class Metric:
     per_anomaly_set: bool = False
     usable_for_selection: bool = False
     per_headline_set: bool = False
+    after_slot: bool = False
 
 
 def _study(e: EvaluationInputs) -> float:
@@ -49,6 +52,20 @@ def _study(e: EvaluationInputs) -> float:
 
 def _knn(e: EvaluationInputs) -> float:
     return retrieval.knn_accuracy(e.train.representation, e.train.labels, e.test.representation, e.test.labels, device=e.device)
+
+
+def _knn_cosine(space: Literal["backbone", "representation", "projection"]) -> Callable[[EvaluationInputs], float | None]:
+    def accuracy(e: EvaluationInputs) -> float | None:
+        train, test = getattr(e.train, space), getattr(e.test, space)
+        if train is None or (space == "backbone" and not e.has_backbone):
+            return None
+        return e.weighted_knn_accuracy(train, test)
+
+    return accuracy
+
+
+def _rankme_of_projections(e: EvaluationInputs) -> float | None:
+    return None if e.train.projection is None else spectrum.rankme(e.train.projection, e.projection_moments)
 
 
 def _last(name: str) -> Callable[[EvaluationInputs], float | None]:
@@ -97,7 +114,7 @@ def _collapse_indicators(e: EvaluationInputs) -> float | None:
 
 METRICS: dict[str, Metric] = {
     "probe_accuracy": Metric(
-        lambda e: e.probe.accuracy, "higher", "logistic regression on the standardised representation, converged", version=2
+        lambda e: e.probe.accuracy, "higher", "logistic regression on the standardised representation, converged", version=3
     ),
     "anomaly_auc": Metric(
         lambda e: anomaly.auc(e.test_scores, e.anomaly_scores), "higher",
@@ -108,7 +125,7 @@ METRICS: dict[str, Metric] = {
         usable_for_selection=True,
     ),
     "validation_probe_accuracy": Metric(
-        lambda e: e.probe.validation_accuracy, "higher", "the probe's on validation, which chose its L2 penalty", version=2,
+        lambda e: e.probe.validation_accuracy, "higher", "the probe's on validation, which chose its L2 penalty", version=3,
         usable_for_selection=True,
     ),
     "validation_anomaly_auc": Metric(
@@ -118,12 +135,30 @@ METRICS: dict[str, Metric] = {
     ),
     "probe_accuracy_backbone": Metric(
         lambda e: e.backbone_probe.accuracy if e.has_backbone else None, "higher",
-        "the same probe on the backbone's features", version=2,
+        "the same probe on the backbone's features", version=3,
+    ),
+    "probe_accuracy_projection": Metric(
+        lambda e: e.projection_probe.accuracy if e.projection_probe else None, "higher", "the same probe on the projections"
+    ),
+    "probe_l2": Metric(
+        lambda e: e.probe.l2, None, "L2 penalty that the probe on the representation chose, of 1 to 1e-10"
+    ),
+    "probe_at_edge": Metric(
+        lambda e: float(e.probe.at_edge), "lower", "1 if that is the weakest penalty tried, so that a weaker might be better"
+    ),
+    "probe_converged": Metric(
+        lambda e: float(e.probe.converged), "higher", "1 if that probe's gradient is below 1e-6"
     ),
     "probe_accuracy_study": Metric(
-        _study, "higher", "the studies' probe, not standardised: measures the features' scale as well"
+        _study, "higher", "the studies' probe, not standardised: measures the features' scale as well", after_slot=True
     ),
-    "knn_accuracy": Metric(_knn, "higher", "majority of the 20 nearest train images", version=2),
+    "knn_accuracy": Metric(_knn, "higher", "majority of the 20 nearest train images", version=2, after_slot=True),
+    "knn_accuracy_cosine": Metric(
+        _knn_cosine("representation"), "higher", "vote of the 20 most similar train images, weights exp(cosine / 0.07)",
+        after_slot=True,
+    ),
+    "knn_accuracy_cosine_backbone": Metric(_knn_cosine("backbone"), "higher", "the same on the backbone's features"),
+    "knn_accuracy_cosine_projection": Metric(_knn_cosine("projection"), "higher", "the same on the projections"),
     "anomaly_fpr95": Metric(
         lambda e: anomaly.fpr_at_95_tpr(e.test_scores, e.anomaly_scores), "lower",
         "share of test images flagged where 95 % of the anomalies are", version=2, per_anomaly_set=True,
@@ -132,6 +167,16 @@ METRICS: dict[str, Metric] = {
         lambda e: anomaly.passed_at_95(e.test_scores, e.anomaly_scores), "lower",
         "share of anomalies passed where 95 % of the test images are; papers on outliers call this FPR at 95 % TPR",
         per_anomaly_set=True,
+    ),
+    "anomaly_auc_kth": Metric(
+        AnomalyInputs.auc_by_kth_neighbor, "higher",
+        "ROC AUC of the distance to the 50th nearest train image, representations scaled to unit length",
+        per_anomaly_set=True, after_slot=True,
+    ),
+    "anomaly_auc_mahalanobis": Metric(
+        AnomalyInputs.auc_by_mahalanobis, "higher",
+        "ROC AUC of the Mahalanobis distance to the train images' mean, of all classes together",
+        per_anomaly_set=True, after_slot=True,
     ),
     "nmi": Metric(
         lambda e: clustering.normalized_mutual_information(e.train.labels, e.clusters.assignment), "higher",
@@ -150,6 +195,14 @@ METRICS: dict[str, Metric] = {
         lambda e: spectrum.rankme(e.train.representation, e.moments), None,
         "RankMe of the train representation (singular values)",
     ),
+    "rankme_projection": Metric(_rankme_of_projections, None, "RankMe of the train projections, as the paper defines it"),
+    "lidar": Metric(
+        lambda e: e.lidar, None, "LiDAR of the train projections: directions that tell images apart in spite of augmentation"
+    ),
+    "alpha_req": Metric(
+        lambda e: spectrum.alpha_req(e.covariance_eigenvalues), None,
+        "alpha-ReQ: exponent with which the representation's eigenvalues decay; near 1 is best", after_slot=True,
+    ),
     "effective_rank": Metric(
         lambda e: spectrum.effective_rank(e.covariance_eigenvalues), None, "effective rank of its covariance"
     ),
@@ -159,10 +212,10 @@ METRICS: dict[str, Metric] = {
     "dead_dimensions": Metric(
         _last("dead_dimensions"), "lower", "share of projection dimensions with a deviation below 0.1 gamma"
     ),
-    "probe_gain": Metric(_probe_gain, "higher", "probe_accuracy less the untrained encoder's", version=2),
+    "probe_gain": Metric(_probe_gain, "higher", "probe_accuracy less the untrained encoder's", version=3),
     "collapse_indicators": Metric(
         _collapse_indicators, "lower",
-        "how many of 3 speak: projection_std < 0.1 gamma, dead_dimensions > 0.5, no probe_gain", version=2,
+        "how many of 3 speak: projection_std < 0.1 gamma, dead_dimensions > 0.5, no probe_gain", version=3,
     ),
     **{
         f"moved_by_{operation}": Metric(
@@ -175,7 +228,9 @@ METRICS: dict[str, Metric] = {
         "distance of two test images of one class, in mean distances of two images",
     ),
     **{
-        f"reads_{factor}": Metric(_read_off(factor), None, f"R^2 with which {factor.replace('_', ' ')} is read off linearly")
+        f"reads_{factor}": Metric(
+            _read_off(factor), None, f"R^2 with which {factor.replace('_', ' ')} is read off linearly", after_slot=True
+        )
         for factor in digits_m.FACTORS
     },
     "farthest_distinct": Metric(
@@ -183,7 +238,7 @@ METRICS: dict[str, Metric] = {
             e.train.representation, e.test.representation[e.looked_at], device=e.device
         ), None,
         "different images among the 5 most distant ones of 1,000 test images, of as many as there could be; near 0: hubs",
-        version=2,
+        version=2, after_slot=True,
     ),
     "dimensions": Metric(lambda e: float(e.train.representation.shape[1]), None, "dimensions of the representation"),
     "anomaly_spread": Metric(

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.config import IMAGE_PIXELS
+from core.config import IMAGE_PIXELS, Augmentation
 from core.datasets import balanced_subset
+from core.neighbors import most_similar
 from core.pairing import PairStatistics
-from evaluation import anomaly, clustering, invariance, spectrum
+from evaluation import anomaly, clustering, invariance, lidar, retrieval, spectrum
 from evaluation.linear_readout import linear_r2
 from evaluation.moments import Moments, moments_of
 from evaluation.probe import Probe, logistic_probe
@@ -43,6 +44,7 @@ class EvaluationInputs:
         untrained_probe_accuracy: ``probe_accuracy`` of the untrained encoder of the same seed, architecture and data.
         images: the images themselves; None where only features are at hand.
         embed: images -> features, as those above were made.
+        augmentation: the trial's list of augmentations; None where only features are at hand.
         device: where linear algebra is computed.
     """
 
@@ -59,6 +61,7 @@ class EvaluationInputs:
     untrained_probe_accuracy: float | None = None
     images: Splits | None = None
     embed: Callable[[ImageSet], Features] | None = None
+    augmentation: Augmentation | None = None
     device: torch.device | str = "cpu"
     _of_anomalies: dict[str, AnomalyInputs] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -72,9 +75,41 @@ class EvaluationInputs:
         """The converged probe on the backbone's features."""
         return self._probe(lambda features: features.backbone, moments_of(self.train.backbone, self.device))
 
+    @cached_property
+    def projection_probe(self) -> Probe | None:
+        """The converged probe on the projections; None where there are none."""
+        if self.train.projection is None:
+            return None
+        if self.train.projection is self.train.representation:  # without a projector
+            return self.probe
+        return self._probe(lambda features: features.projection, self.projection_moments)
+
     def _probe(self, space: Callable[[Features], Any], moments: Moments) -> Probe:
         train, validation, test = ((space(part), part.labels) for part in (self.train, self.validation, self.test))
         return logistic_probe(train, validation, test, moments)
+
+    @property
+    def projection_moments(self) -> Moments:
+        """Of the train projections, which there must be."""
+        assert self.train.projection is not None
+        return moments_of(self.train.projection, self.device)
+
+    def weighted_knn_accuracy(self, train: Any, test: Any) -> float:
+        """The kNN accuracy by cosine, :func:`retrieval.weighted_knn_accuracy`, of features [N, D] and [M, D] float32."""
+        k = min(retrieval.NEIGHBORS, len(train))
+        found = most_similar(retrieval.unit_length(train), retrieval.unit_length(test), k, self.device)
+        return retrieval.weighted_knn_accuracy(found[0], self.train.labels[found[1]], self.test.labels)
+
+    @cached_property
+    def lidar(self) -> float | None:
+        """LiDAR of augmented train images' projections; None where there is no projection."""
+        if self.images is None or self.embed is None or self.augmentation is None or self.train.projection is None:
+            return None
+        n = min(lidar.IMAGES, len(self.train))
+        chosen = self.images.train.take(balanced_subset(self.train.labels, n))
+        projections = self.embed(lidar.augmented(chosen, self.augmentation)).projection
+        assert projections is not None
+        return lidar.lidar(projections.reshape(n, lidar.VIEWS, -1))
 
     @cached_property
     def moments(self) -> Moments:
@@ -138,12 +173,29 @@ class EvaluationInputs:
         """Anomaly scores of the validation images."""
         return anomaly.scores(self.train.representation, self.validation.representation, self.device)
 
+    @cached_property
+    def test_kth_scores(self) -> anomaly.Scores:
+        """Anomaly scores of the test images by their k-th neighbours."""
+        return self.kth_scores(self.test)
+
+    def kth_scores(self, features: Features) -> anomaly.Scores:
+        """Anomaly scores of images by their k-th neighbours, :func:`anomaly.kth_neighbor_scores`."""
+        queries, k = retrieval.unit_length(features.representation), min(anomaly.KTH, len(self.train))
+        return anomaly.kth_neighbor_scores(most_similar(self._unit_train, queries, k, self.device)[0])
+
+    @cached_property
+    def _unit_train(self) -> NDArray[np.float64]:
+        return retrieval.unit_length(self.train.representation)
+
+    @cached_property
+    def test_mahalanobis_scores(self) -> anomaly.Scores:
+        """Anomaly scores of the test images by their Mahalanobis distances."""
+        return anomaly.mahalanobis_scores(self.moments, self.test.representation)
+
     def of_anomalies(self, name: str) -> AnomalyInputs:
         """Return the inputs of one anomaly set."""
         if name not in self._of_anomalies:
-            representation = self.anomalies[name].representation
-            scores = anomaly.scores(self.train.representation, representation, self.device)
-            self._of_anomalies[name] = AnomalyInputs(self.test_scores, scores, representation if self.compact else None)
+            self._of_anomalies[name] = AnomalyInputs(self, self.anomalies[name])
         return self._of_anomalies[name]
 
     def validation_auc(self) -> float | None:
@@ -156,8 +208,36 @@ class EvaluationInputs:
 
 @dataclass(frozen=True)
 class AnomalyInputs:
-    """Anomaly scores, [M] float64 each: of the test images and of one anomaly set's, whose representation is [M, D] if kept."""
+    """What metrics of one anomaly set may look at. What several of them need is computed at the first need, and kept.
 
-    test_scores: anomaly.Scores
-    anomaly_scores: anomaly.Scores
-    representation: NDArray[np.float32] | None = None
+    Attributes:
+        of: the trial's inputs.
+        features: of the anomaly set's images.
+    """
+
+    of: EvaluationInputs
+    features: Features
+
+    @property
+    def test_scores(self) -> anomaly.Scores:
+        """Anomaly scores of the test images."""
+        return self.of.test_scores
+
+    @cached_property
+    def anomaly_scores(self) -> anomaly.Scores:
+        """Anomaly scores of the anomalies."""
+        return anomaly.scores(self.of.train.representation, self.features.representation, self.of.device)
+
+    @property
+    def representation(self) -> NDArray[np.float32] | None:
+        """[M, D] float32, of the anomalies; None where it is not worth keeping."""
+        return self.features.representation if self.of.compact else None
+
+    def auc_by_kth_neighbor(self) -> float:
+        """ROC AUC of the scores by the k-th neighbour."""
+        return anomaly.auc(self.of.test_kth_scores, self.of.kth_scores(self.features))
+
+    def auc_by_mahalanobis(self) -> float:
+        """ROC AUC of the Mahalanobis distances."""
+        scores = anomaly.mahalanobis_scores(self.of.moments, self.features.representation)
+        return anomaly.auc(self.of.test_mahalanobis_scores, scores)

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     import torch
 
 
+def above_rounding(eigenvalues: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of a covariance's D eigenvalues belong to deviations that float32 resolves beside the largest one.
+
+    The tolerance is that of a matrix's rank, D times float32's epsilon, for the square roots.
+    """
+    floor = (len(eigenvalues) * np.finfo(np.float32).eps) ** 2
+    above: NDArray[np.bool_] = eigenvalues > eigenvalues.max(initial=0.0) * floor
+    return above
+
+
 @dataclass(frozen=True)
 class Moments:
     """First and second moments of n points.

@@ -160,7 +160,7 @@ def _tsne(others: Mapping[str, Arrays]) -> Arrays:
 DETAILS: dict[str, PerImageArrays] = {
     "representations": PerImageArrays(_representations, "representations of train, validation and test images, with labels"),
     "predictions": PerImageArrays(
-        _predictions, "the class that the probe predicts for each test image, and the source that images share", version=3
+        _predictions, "the class that the probe predicts for each test image, and the source that images share", version=4
     ),
     "projection": PerImageArrays(_projection, "test representations on their principal axes, and the axes' shares of variance"),
     "clusters": PerImageArrays(_clusters, "each image's k-means cluster, and how many train images of each class are in it"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 #: L2 strengths tried, from strong to weak; the objective is mean cross-entropy + l2 / 2 * ||W||^2 (the bias is free).
-L2_STRENGTHS = (1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+L2_STRENGTHS = tuple(10.0**-exponent for exponent in range(11))
 #: Largest absolute entry of the objective's gradient at which L-BFGS may stop.
 GRADIENT_NORM = 1e-6
 _MAX_ITERATIONS = 2000
@@ -43,6 +43,11 @@ class Probe:
     l2: float
     validation_accuracy: float
     converged: bool
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the chosen strength is the weakest of L2_STRENGTHS, so that a weaker one might be better still."""
+        return self.l2 == L2_STRENGTHS[-1]
 
 
 def logistic_probe(train: Labelled, validation: Labelled, test: Labelled, moments: Moments | None = None) -> Probe:
@@ -75,6 +80,10 @@ def logistic_probe(train: Labelled, validation: Labelled, test: Labelled, moment
     x = torch.from_numpy(np.ascontiguousarray(((train[0] - mean) / std).T)).to(moments.device)
     xv, xt = ((points - mean) / std for points, _ in (validation, test))
     curvature = torch.from_numpy(moments.scatter / np.outer(std, std) / (moments.n * len(names))).to(moments.device)
+    if len(x) > x.shape[1]:  # fewer points than dimensions: weights off the points' span would be penalised and do nothing
+        span, x = torch.linalg.qr(x)
+        curvature = product(x, x.T.contiguous()) / (moments.n * len(names))
+        xv, xt = (points @ span.cpu().numpy() for points in (xv, xt))
     best: Probe | None = None
     weights = np.zeros((len(x) + 1, len(names)))
     for l2 in L2_STRENGTHS:

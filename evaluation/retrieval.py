@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 NEIGHBORS = 20
+#: Of the similarities by which neighbours vote.
+TEMPERATURE = 0.07
 FARTHEST = 5
 
 
@@ -38,6 +40,37 @@ def knn_accuracy(
     classes = int(np.max(train_labels)) + 1
     counts = np.stack([(votes == label).sum(axis=1) for label in range(classes)], axis=1)
     return float(np.mean(counts.argmax(axis=1) == test_labels))
+
+
+def unit_length(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Divide each of [N, D] points by its Euclidean length; a point at the origin stays there. In float64."""
+    x = points.astype(np.float64)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(length > 0, length, 1.0)
+
+
+def weighted_knn_accuracy(
+    similarities: NDArray[np.float64],
+    neighbor_labels: NDArray[np.int64],
+    test_labels: NDArray[np.int64],
+    temperature: float = TEMPERATURE,
+) -> float:
+    """Accuracy of a vote of the k most similar train images, each with the weight exp(cosine / temperature).
+
+    With k = 20 and a temperature of .07 this is the kNN evaluation of DINO (Caron et al., ICCV 2021, arXiv 2104.14294), after
+    Wu et al. (CVPR 2018, arXiv 1805.01978, sec. 3.4). A tie goes to the lower label.
+
+    Args:
+        similarities: [M, k] cosines of each test image's neighbours.
+        neighbor_labels: [M, k] int64, their labels.
+        test_labels: [M] int64.
+        temperature: divides the cosines.
+    """
+    # The weights of one image count by their ratios alone; so divided by the largest, none overflows.
+    weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)) / temperature)
+    classes = np.unique(neighbor_labels)
+    votes = np.stack([np.where(neighbor_labels == label, weights, 0.0).sum(axis=1) for label in classes], axis=1)
+    return float(np.mean(classes[votes.argmax(axis=1)] == test_labels))
 
 
 def distinct_farthest(

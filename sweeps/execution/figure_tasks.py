@@ -34,7 +34,9 @@ _NICENESS = 5
 
 
 def draw_figures(trial: Trial, images: Images, storage: Path) -> list[str]:
-    """Derive the per-image arrays and draw the figures that a done trial lacks; if one is not defined, store the reason.
+    """Compute the metrics, derive the arrays and draw the figures that a done trial lacks and that its slot does not make.
+
+    If one is not defined, the reason is stored.
 
     Args:
         trial: a done trial.
@@ -47,6 +49,8 @@ def draw_figures(trial: Trial, images: Images, storage: Path) -> list[str]:
     Raises:
         OSError: if the trial is not in the storage, because this node does not share it.
     """
+    from sweeps.execution.after_slot import compute_metrics  # it loads torch, which the process that starts tasks does without
+
     process.freeze_gc()
     store = TrialStore(storage)
     if not store.read(trial.key).is_trained:  # on a node that joined after the check of the storage
@@ -55,6 +59,7 @@ def draw_figures(trial: Trial, images: Images, storage: Path) -> list[str]:
         damage = store.mend(trial)
         if damage and not store.read(trial.key).is_done(trial):
             return damage  # the next command makes it again, and draws the figures
+        store.save_results(trial.key, compute_metrics(trial, images, store))
         missing = store.read(trial.key).missing_details(trial, derived=True)
         made = {id_: store.make(trial.key, id_, partial(_derive, store, trial, name)) for name, id_ in missing.items()}
         store.save_results(trial.key, made)

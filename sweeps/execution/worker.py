@@ -18,6 +18,7 @@ from core.config import TrialConfig
 from core.datasets import ImageSet, Splits
 from core.embed import Features, embed
 from core.export import export_encoder
+from core.models import build_projector
 from core.pairing import PairStatistics
 from core.train import Checkpoint, train, untrained_encoder
 from evaluation import per_image
@@ -29,7 +30,7 @@ from sweeps.execution.weights import load_checkpoint, load_encoder_weights, save
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import ASIDE, CheckedFolder, DamagedFileError
 from sweeps.storage.image_sets import Images
-from sweeps.storage.records import MetricResult, TrainingRecord
+from sweeps.storage.records import MetricResult, TrainingRecord, results_of
 from sweeps.storage.trial_state import CHECKPOINT, ENCODER, EXPORTED, FITTED, PROJECTOR, needs_export
 from sweeps.storage.trial_store import TrialStore
 
@@ -87,12 +88,7 @@ def _evaluate(trial: Trial, images: Images, store: TrialStore, device: torch.dev
     assert state.training is not None
     inputs = _inputs(trial, state.training, images, store, device)
     evaluation = evaluate(inputs, list(missing))
-    now = time.time()
-    results = {missing[name]: MetricResult(value, None, now) for name, value in evaluation.values.items()}
-    results |= {
-        missing[name]: MetricResult(None, problem, now, name in evaluation.defects)
-        for name, problem in evaluation.problems.items()
-    }
+    results = results_of(evaluation, missing)
     for name, id_ in missing_details.items():
         results[id_] = store.make(trial.key, id_, partial(per_image.compute, name, inputs))
     store.save_results(trial.key, results)
@@ -118,6 +114,19 @@ def load_encoder(
     encoder = untrained_encoder(config, splits, device)
     encoder.load_state_dict(weights)
     return encoder.eval(), digest
+
+
+def _load_projector(store: TrialStore, trial: Trial, device: torch.device) -> nn.Sequential | None:
+    """Return a trained trial's projector, in eval mode; None for other methods than VICReg, and where its file is not there."""
+    from safetensors.torch import load
+
+    config = trial.config
+    weights = store.files(trial.key).load(PROJECTOR, load) if config.method == "vicreg" else None
+    if weights is None:
+        return None
+    projector = build_projector(config.representation_dim, config.projector_dims, config.seed).to(device)
+    projector.load_state_dict(weights)
+    return projector.eval()
 
 
 def _train(
@@ -215,7 +224,7 @@ def _inputs(
     features: Callable[[ImageSet], Features]
     if config.trained:
         encoder, _ = load_encoder(store, trial.key, config, splits, device)
-        features = partial(embed, encoder, device=device)
+        features = partial(embed, encoder, device=device, projector=_load_projector(store, trial, device))
     else:
         features = embedder(config, splits, device, store.files(trial.key).load_arrays(FITTED) or {})
     if trial.validation_only:
@@ -229,6 +238,7 @@ def _inputs(
         untrained_probe_accuracy=_untrained_probe(trial, splits, store, device),
         images=splits,
         embed=features,
+        augmentation=config.augmentation,
     )
 
 
@@ -242,7 +252,7 @@ def _validation_inputs(
     return EvaluationInputs(
         train=features(splits.train),
         validation=validation,
-        test=Features(validation.representation[:0], validation.backbone[:0], validation.labels[:0]),
+        test=validation.take(slice(0)),
         classes=len(splits.train.class_names),
         validation_anomalies=None if own is None else features(own),
         has_backbone=config.has_encoder,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from core.config import TrialConfig
-from evaluation.evaluate import metric_ids
+from core.config import IMAGE_PIXELS, TrialConfig
+from evaluation.evaluate import METRICS, metric_ids
 from evaluation.per_image import detail_ids
 from evaluation.trial_figures import figure_ids
 from sweeps.planning.grid import Grid
@@ -56,6 +56,11 @@ class Trial:
     def metric_ids(self) -> dict[str, str]:
         """The metrics to compute: name -> id of the computation."""
         return metric_ids(self.anomalies, validation_only=self.validation_only)
+
+    def is_after_slot(self, metric: str) -> bool:
+        """Return whether a metric is computed outside of the trial's slot, from its kept representations or from the pixels."""
+        kept = self.config.method == "raw-pixels" or self.config.representation_dim < IMAGE_PIXELS
+        return kept and METRICS[metric.partition("/")[0]].after_slot
 
     @property
     def detail_ids(self) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from evaluation.evaluate import Evaluation
 from sweeps.planning.trial import Trial
 
 
@@ -77,6 +79,20 @@ class MetricResult:
     problem: str | None
     time: float
     again: bool = False
+
+
+def results_of(evaluation: Evaluation, ids: Mapping[str, str]) -> dict[str, MetricResult]:
+    """Return the results of an evaluation that has just ended, by id.
+
+    Args:
+        evaluation: numbers and problems by name.
+        ids: name -> id of the computation.
+    """
+    now = time.time()
+    results = {ids[name]: MetricResult(value, None, now) for name, value in evaluation.values.items()}
+    return results | {
+        ids[name]: MetricResult(None, problem, now, name in evaluation.defects) for name, problem in evaluation.problems.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -202,10 +202,12 @@ class TrialState:
 
     # -- what is missing ------------------------------------------------------------------------------------------------
 
-    def missing_metrics(self, trial: Trial) -> dict[str, str]:
-        """Return names and ids of the metrics that are still to be computed."""
+    def missing_metrics(self, trial: Trial, *, after_slot: bool = False) -> dict[str, str]:
+        """Return names and ids of the missing metrics: those computed in the trial's slot, or those computed after it."""
         return {
-            name: id_ for name, id_ in trial.metric_ids.items() if (result := self.results.get(id_)) is None or result.again
+            name: id_
+            for name, id_ in _metrics(trial, after_slot=after_slot).items()
+            if (result := self.results.get(id_)) is None or result.again
         }
 
     def missing_details(self, trial: Trial, *, derived: bool = False) -> dict[str, str]:
@@ -219,7 +221,7 @@ class TrialState:
     def is_done(self, trial: Trial) -> bool:
         """Return whether nothing is left to do in the trial's slot, the cores or the GPU share that Ray reserves for it.
 
-        Figures and derived per-image arrays are made outside of the slot, so they may still be missing.
+        Figures, derived per-image arrays and some metrics are made outside of the slot, so they may still be missing.
         """
         whole = self.is_trained and not self.missing_metrics(trial) and not self.missing_details(trial)
         gone = {name for name in ("config.json", EXPORTED) if name not in self._names and self.files.digest(name) is not None}
@@ -227,8 +229,9 @@ class TrialState:
         return whole and not (to_mend if needs_export(trial) else to_mend - {EXPORTED})
 
     def is_drawn(self, trial: Trial) -> bool:
-        """Return whether all figures are drawn, and the per-image arrays made that are derived for them."""
-        return not self.missing_figures(trial) and not self.missing_details(trial, derived=True)
+        """Return whether all is made that is made outside of the slot: metrics, derived per-image arrays and figures."""
+        lacks = self.missing_metrics(trial, after_slot=True) or self.missing_details(trial, derived=True)
+        return not lacks and not self.missing_figures(trial)
 
     def _missing_products(self, ids: Mapping[str, str]) -> dict[str, str]:
         return {
@@ -285,7 +288,7 @@ class TrialState:
             return TrialRecord(trial, TrialStatus.PRUNED, reason=pruned)
         metrics, problems = self._metrics(trial)
         evaluated = max((result.time for result in self.results.values()), default=0.0)
-        needed = {*trial.metric_ids.values(), *_details(trial, derived=False).values()}
+        needed = {*_metrics(trial, after_slot=False).values(), *_details(trial, derived=False).values()}
         if self.is_trained and needed <= set(self.results):
             return TrialRecord(trial, TrialStatus.DONE, self.training, metrics, problems, evaluated)
         status = TrialStatus.SKIPPED if skipped else TrialStatus.FAILED if self.failure else TrialStatus.PENDING
@@ -306,6 +309,11 @@ class TrialState:
                 elif result.value is not None:
                     metrics[alias] = result.value
         return metrics, problems
+
+
+def _metrics(trial: Trial, *, after_slot: bool) -> dict[str, str]:
+    """Return names and ids of the metrics computed in the trial's slot, or of those computed after it."""
+    return {name: id_ for name, id_ in trial.metric_ids.items() if trial.is_after_slot(name) == after_slot}
 
 
 def _details(trial: Trial, *, derived: bool) -> dict[str, str]:

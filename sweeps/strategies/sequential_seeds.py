@@ -42,7 +42,9 @@ def run(config: SweepConfig, budget: SeedBudget, runner: SweepRunner, console: C
     CheckedFolder(config.sweep_folder).write_json(UNTIL_DECIDED_MARK, mark)
     seeds = list(dict.fromkeys(trial.config.seed for trial in plan.requested_trials))
     _say(console, contrasts.start_text(plan))
-    runner.run(plan, draw=False)
+    # What is drawn takes time, but the primary metric may be one that is computed along with it.
+    draw = any(trial.is_after_slot(config.grid.primary) for trial in plan.requested_trials)
+    runner.run(plan, draw=draw)
     while not runner.outcome.interrupted:
         undecided = _undecided(config, plan, console)
         if not undecided:
@@ -56,7 +58,7 @@ def run(config: SweepConfig, budget: SeedBudget, runner: SweepRunner, console: C
         new = list(dict.fromkeys(t.config.seed for t in more.requested_trials if t.config.has_encoder))
         _say(console, f"undecided: {', '.join(contrast.arm for contrast in undecided)}; adding seed {', '.join(map(str, new))}")
         tried = any(not config.snapshot.is_done(trial) for trial in more.requested_trials)
-        runner.run(more, draw=False)
+        runner.run(more, draw=draw)
         seeds += [seed for seed in new if seed not in seeds]
         plan = plan.merged_with(more)
         before = {contrast.arm: contrast.n for contrast in undecided}

@@ -82,7 +82,7 @@ class Audit:
         return [event for event in self.epochs() if event["parent"] in raylets]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_fits_no_node_is_refused_and_a_job_uses_nodes_that_come_late_and_outlives_one(
     tmp_path: Path, images: Path
 ) -> None:
@@ -124,7 +124,7 @@ def test_a_cluster_that_asks_for_another_token_is_named_with_where_tokens_come_f
     assert "f" * 32 not in done.stdout + done.stderr and not storage.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_job_on_nodes_that_unpack_its_code_over_one_another(tmp_path: Path, images: Path) -> None:
     storage = tmp_path / "results"
     with Nodes(tmp_path, apart=False) as cluster:

@@ -118,9 +118,9 @@ KINDS: dict[str, Any] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not (find_spec("moto") and find_spec("s3fs")), reason="moto or s3fs is missing; .ci/run installs them")
+@pytest.mark.skipif(not (find_spec("moto") and find_spec("s3fs")), reason="moto or s3fs is missing; see CONTRIBUTING.md")
 def test_arms_of_every_kind_behind_s3_with_a_tracking_server_that_is_killed_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from core.config import Augmentation
 from core.datasets import ImageSet, Splits
 from core.embed import Features, embed
 from core.pairing import PairStatistics
 from core.train import train
+from evaluation import lidar
 from evaluation.baselines import embedder, fit
 from evaluation.evaluate import METRICS, Metric, evaluate, metric_ids
 from evaluation.inputs import EvaluationInputs
@@ -19,9 +23,14 @@ from tests.evaluation.test_numbers import blobs
 SETS = {"near": "id-1", "far": "id-2"}
 
 
+@pytest.fixture(autouse=True)
+def _few_images_for_lidar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lidar, "IMAGES", 16)  # views take most of the time
+
+
 def features(n: int, seed: int, scale: float = 1.0) -> Features:
     points, labels = blobs(n, seed=seed)
-    return Features(points * np.float32(scale), points[:, :3] * np.float32(scale), labels)
+    return Features(points * np.float32(scale), points[:, :3] * np.float32(scale), labels, points[:, 1:] * np.float32(scale))
 
 
 def images(n: int, seed: int) -> ImageSet:
@@ -39,7 +48,7 @@ def images(n: int, seed: int) -> ImageSet:
 def embedded(given: ImageSet) -> Features:
     means = given.images.mean(axis=(2, 3)).astype(np.float32)
     points = np.concatenate([means, np.square(means)], axis=1) / np.float32(255)
-    return Features(points, points, given.labels)
+    return Features(points, points, given.labels, points[:, :4])
 
 
 def inputs(scale: float = 1.0, **changes: object) -> EvaluationInputs:
@@ -50,6 +59,7 @@ def inputs(scale: float = 1.0, **changes: object) -> EvaluationInputs:
         "validation_anomalies": features(30, 5, scale),
         "history": history, "pairs": PairStatistics(0.5, 7), "untrained_probe_accuracy": 0.3,
         "images": Splits(images(300, 0), images(60, 1), images(100, 2)), "embed": embedded,
+        "augmentation": Augmentation(),
     }  # fmt: skip
     return EvaluationInputs(**given | changes)  # type: ignore[arg-type]
 
@@ -76,16 +86,18 @@ def test_ids_change_with_version_and_anomaly_content(monkeypatch: pytest.MonkeyP
 
 
 def test_rows_without_training_have_no_training_metrics() -> None:
+    plain = {part: replace(features(n, n), projection=None) for part, n in (("train", 300), ("validation", 60), ("test", 100))}
     values, problems = everything(
         inputs(history=(), pairs=None, has_backbone=False, untrained_probe_accuracy=None, images=None, embed=None,
-                 validation_anomalies=None)
+                 validation_anomalies=None, **plain)
     )  # fmt: skip
     assert problems == {}
     absent = {name for name, value in values.items() if value is None}
     of_images = {name for name in METRICS if name.startswith(("moved_by_", "reads_"))}
     assert absent - of_images == {
         "projection_std", "dead_dimensions", "probe_gain", "collapse_indicators", "pair_label_purity", "distinct_partners",
-        "probe_accuracy_backbone", "validation_anomaly_auc",
+        "probe_accuracy_backbone", "knn_accuracy_cosine_backbone", "validation_anomaly_auc", "probe_accuracy_projection",
+        "knn_accuracy_cosine_projection", "rankme_projection", "lidar",
     }  # fmt: skip
 
 

@@ -70,6 +70,32 @@ def test_every_fit_is_the_documented_minimum_and_scikit_learns(classes: int, mon
         assert np.linalg.norm(x @ (w - theirs)) < 2e-3 * np.linalg.norm(x @ theirs)
 
 
+def test_a_probe_of_fewer_points_than_dimensions_is_scikit_learns() -> None:
+    train, validation, test = (blobs(n, dim=90, seed=seed, spread=4.0) for seed, n in enumerate((60, 200, 400)))
+    found = logistic_probe(train, validation, test)
+    scaler = StandardScaler().fit(train[0])
+    reference = LogisticRegression(C=1 / (found.l2 * 60), tol=1e-9, max_iter=100_000).fit(scaler.transform(train[0]), train[1])
+    assert 0.3 < found.accuracy < 0.99 and found.converged
+    assert found.accuracy == pytest.approx(reference.score(scaler.transform(test[0]), test[1]), abs=0.003)
+
+
+def test_a_probe_says_whether_its_strength_lies_at_the_edge_of_the_grid() -> None:
+    train, validation, test = blobs(600), blobs(200, seed=1), blobs(400, seed=2)
+    assert not logistic_probe(train, validation, test).at_edge
+    assert L2_STRENGTHS[0] == 1 and L2_STRENGTHS[-1] == pytest.approx(1e-10)
+    # Two directions of which only the difference, a billionth of their size, tells the classes apart: no penalty is weak enough.
+    draw = np.random.default_rng(0)
+
+    def hidden(n: int) -> tuple[Points, Labels]:
+        labels = draw.integers(2, size=n)
+        common = draw.normal(size=n)
+        noise = draw.normal(size=n)
+        return np.stack([common, common + 3e-4 * (labels - 0.5) + 1e-4 * noise], axis=1).astype(np.float32), labels
+
+    at_edge = logistic_probe(hidden(2000), hidden(2000), hidden(500))
+    assert at_edge.l2 < 1e-5, at_edge
+
+
 def test_a_probe_of_one_class_or_of_nan_is_not_defined() -> None:
     points, labels = blobs(40)
     with pytest.raises(ValueError, match="two classes"):

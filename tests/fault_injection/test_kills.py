@@ -25,7 +25,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return undisturbed(folder / "sweep", grid, folder / "data")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", [0, 1])
 def test_nothing_is_lost_in_one_sweep_torn_by_every_kind_of_kill(seed: int, whole: Undisturbed, tmp_path: Path) -> None:
     assert torn_by_all(random.Random(seed), whole, tmp_path) == []

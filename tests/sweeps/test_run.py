@@ -70,7 +70,7 @@ def test_a_sweep_and_its_repetition(tmp_path: Path, cache: Path) -> None:
     assert {name: r.info.run_id for name, r in children(storage).items()} == {n: r.info.run_id for n, r in before.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_further_anomaly_set_and_a_second_grid_train_nothing_again(tmp_path: Path, cache: Path) -> None:
     storage = tmp_path / "results"
     first = grid(tmp_path, {"n": {"pairing": "neighbors"}, "pca": {"method": "pca"}})
@@ -154,7 +154,7 @@ def test_a_sweep_on_real_images_from_folders(tmp_path: Path, real_data: Path, ca
     assert all(r.data.metrics["anomaly_auc"] > 0 for r in children(tmp_path / "results").values())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1500)
 def test_two_drivers_started_together_share_the_work(tmp_path: Path, cache: Path) -> None:
     """One new storage, one new database: every trial is trained once, MLflow has each once, both end well."""

@@ -168,7 +168,7 @@ def test_sigterm_while_ray_starts_ends_a_command_as_ever(begun: str, tmp_path: P
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_user_without_a_home_runs_a_sweep_and_looks_at_it(temporary: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become a user that is not there")

@@ -341,15 +341,18 @@ def test_test_metrics_are_there_for_what_was_decided_on_alone(tmp_path: Path, im
 # -- a whole search ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("flags", "how"),
     [
-        (["--objectives", "validation_probe_accuracy,validation_anomaly_auc"], signal.SIGKILL),
-        (["--early-stopping"], signal.SIGINT),
+        pytest.param(
+            ["--objectives", "validation_probe_accuracy,validation_anomaly_auc"],
+            signal.SIGKILL,
+            id="several, killed",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["--early-stopping"], signal.SIGINT, id="early stopping, Ctrl-C", marks=pytest.mark.nightly),
     ],
-    ids=["several, killed", "early stopping, Ctrl-C"],
 )
 def test_a_search_that_is_stopped_half_way_goes_on(flags: list[str], how: signal.Signals, tmp_path: Path) -> None:
     path, storage = tmp_path / "find.yaml", tmp_path / "results"
