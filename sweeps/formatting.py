@@ -11,6 +11,11 @@ def p_text(p: float) -> str:
     return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
+def correlation_text(found: tuple[float, float, float] | None) -> str:
+    """Return a correlation with its interval, (correlation, low, high), as text."""
+    return "not defined" if found is None else f"{found[0]:+.2f} ({found[1]:+.2f} to {found[2]:+.2f})"
+
+
 def text_of(value: Any) -> str:
     """Return a config value as text: numbers with up to six significant digits, lists in brackets, strings unchanged."""
     if isinstance(value, bool) or value is None:

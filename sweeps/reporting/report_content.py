@@ -13,11 +13,13 @@ from sweeps.analysis.arm_facts import COLLAPSED, ArmFacts, arm_facts, is_collaps
 from sweeps.analysis.arm_summary import ArmSummary
 from sweeps.analysis.claim_tests import judge
 from sweeps.analysis.contrasts import Contrast
+from sweeps.formatting import correlation_text as rho
 from sweeps.formatting import p_text, text_of
 from sweeps.planning.arms import expand_arms
 from sweeps.planning.claim import parse_claim
 from sweeps.planning.grid import BASE, Published
 from sweeps.planning.trial import Plan
+from sweeps.reporting.comparison_sections import Comparisons, build_comparisons
 from sweeps.reporting.report_figures import (
     ReportFigures,
     SearchSection,
@@ -209,6 +211,7 @@ class ReportContent:
     fact_names: Sequence[str]
     facts: Sequence[FactRow]
     correlations: Sequence[CorrelationRow]
+    comparisons: Comparisons
     collapsed: str
     collapsed_at: str
     no_images: str
@@ -254,9 +257,10 @@ def build_content(sweep: ReportInput, images: Images | None) -> ReportContent:
         fact_names=list(facts[0].facts) if facts else [],
         facts=[_fact_row(fact) for fact in facts],
         correlations=[
-            CorrelationRow(r.metric_a, r.metric_b, _rho(r.all_arms), r.n_arms, _rho(r.non_collapsed), r.n_non_collapsed)
+            CorrelationRow(r.metric_a, r.metric_b, rho(r.all_arms), r.n_arms, rho(r.non_collapsed), r.n_non_collapsed)
             for r in rank_correlations(summaries)
         ],
+        comparisons=build_comparisons(sweep),
         collapsed=", ".join(summary.arm for summary in summaries if is_collapsed(summary)),
         collapsed_at=f"{COLLAPSED:g}",
         no_images=_NO_IMAGES if images is None else "",
@@ -291,10 +295,6 @@ def _claims(sweep: ReportInput, summaries: Sequence[ArmSummary]) -> list[ClaimRo
         ClaimRow(verdict.claim.text, verdict.outcome, verdict.reason, stated.source)
         for verdict, stated in zip(verdicts, grid.claims, strict=True)
     ]
-
-
-def _rho(found: tuple[float, float, float] | None) -> str:
-    return "not defined" if found is None else f"{found[0]:+.2f} ({found[1]:+.2f} to {found[2]:+.2f})"
 
 
 def _contrast_row(contrast: Contrast) -> ContrastRow:

@@ -66,6 +66,9 @@ class ReportFigures:
         rocs: ROC curves, one figure for each anomaly set.
         retrievals: nearest and most distant images, one figure for each class.
         left_out: a sentence on which arms the figures show; "" if they show all.
+        anomaly_scores: the AUCs of several anomaly scores by arm.
+        similarity: linear CKA between the arms.
+        similarity_left_out: a sentence on the arms that it lacks; "" if it lacks none.
     """
 
     leaderboard: Picture | None
@@ -77,6 +80,9 @@ class ReportFigures:
     rocs: Sequence[Picture]
     retrievals: Sequence[Picture]
     left_out: str
+    anomaly_scores: Picture | None
+    similarity: Picture | None
+    similarity_left_out: str
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def is_baseline(summary: ArmSummary) -> bool:
 def draw_report_figures(sweep: ReportInput, images: Images | None) -> ReportFigures:
     """Draw the figures that compare arms; those that show images or their classes' names need ``images``."""
     from evaluation.plot_style import styled
-    from sweeps.reporting import arm_figures
+    from sweeps.reporting import anomaly_score_figure, arm_figures, similarity_figure
 
     base, primary = sweep.plan.base, sweep.plan.grid.primary
     done = {summary.arm: summary for summary in sweep.summaries if summary.done}
@@ -125,6 +131,7 @@ def draw_report_figures(sweep: ReportInput, images: Images | None) -> ReportFigu
     names = splits.train.class_names if splits else ()
     sets = dict.fromkeys(name for record in sweep.records for name in record.trial.anomalies)
     metrics = list(dict.fromkeys((primary, *HEADLINE_METRICS)))
+    compared = similarity_figure.representations([done[arm.name] for arm in arms], base, sweep.snapshot)
 
     def picture(title: str, draw: Callable[[], Figure | None]) -> Picture | None:
         return _try(title, draw) if arms else None
@@ -143,6 +150,11 @@ def draw_report_figures(sweep: ReportInput, images: Images | None) -> ReportFigu
             rocs=[found for found in rocs if found],
             retrievals=[found for found in retrievals if found],
             left_out=left_out.replace("_", " ") if len(arms) < len(all_arms) else "",
+            anomaly_scores=picture(
+                "AUC of anomaly scores by arm", lambda: anomaly_score_figure.anomaly_scores(all_arms, list(sets), BASE)
+            ),
+            similarity=picture("linear CKA of the arms", lambda: similarity_figure.heat_map(compared)),
+            similarity_left_out=compared.left_out_text,
         )
 
 
