@@ -34,7 +34,7 @@ def anomaly_scores(arms: Sequence[Arm], sets: Sequence[str], base: str) -> Figur
     if not shown:
         return None
     order = ranked(arms, f"anomaly_auc/{shown[0]}")
-    figure, axes = panels(len(shown), width=4.2, height=0.36 * len(order) + 1.1)
+    figure, axes = panels(len(shown), width=5.6 if len(shown) == 1 else 4.2, height=0.36 * len(order) + 1.1)
     for k, (panel, which) in enumerate(zip(axes[0], shown, strict=True)):
         for i, (name, words) in enumerate(ANOMALY_SCORES.items()):
             offset = (1 - i) * _APART
@@ -42,7 +42,15 @@ def anomaly_scores(arms: Sequence[Arm], sets: Sequence[str], base: str) -> Figur
             dots = [(value, y) for y, found in values for value in found]
             means = [(mean(found), y) for y, found in values if found]
             panel.scatter(*np.reshape(dots, (-1, 2)).T, s=5, c=colour(i), alpha=0.5, linewidths=0, zorder=2)
-            panel.scatter(*np.reshape(means, (-1, 2)).T, s=26, c=colour(i), marker=mark(i), linewidths=0, zorder=3, label=words)
+            panel.scatter(
+                *np.reshape(means, (-1, 2)).T,
+                s=26,
+                c=colour(i),
+                marker=mark(i),
+                linewidths=0,
+                zorder=3,
+                label=words.removeprefix("the "),
+            )
             of_base = next((arm.mean(f"{name}/{which}") for arm in order if arm.name == base), None)
             if of_base is not None:
                 panel.axvline(of_base, color=colour(i), lw=0.9, ls="--", zorder=1)
