@@ -126,7 +126,7 @@ def _sentence(name: str, found: Sequence[MetricDifference], words: Mapping[str, 
         if of_side and not (split and side == "unclear"):
             said.append(f"{text} {_joined(of_side)}")
     one_seed = " (one seed)" if any(d.n == 1 for d in found) else ""
-    return f"{name}{one_seed}: {', '.join(said)}" + (f": the answer depends on the {kind}." if split else ".")
+    return f"{name}{one_seed}: {'; '.join(said)}" + (f": the answer depends on the {kind}." if split else ".")
 
 
 def _joined(texts: Sequence[str]) -> str:

@@ -68,7 +68,7 @@ def test_an_arm_about_which_readouts_disagree_has_a_sentence(tmp_path: Path) -> 
     assert section.names == ["probe_accuracy", "probe_accuracy_backbone", "knn_accuracy", "knn_accuracy_cosine"]
     assert section.missing == "probe_accuracy_projection, knn_accuracy_cosine_backbone, knn_accuracy_cosine_projection"
     assert section.sentences == [
-        "no-invariance: below base by the probe of the representation (-0.310) and the probe of the backbone (-0.100), "
+        "no-invariance: below base by the probe of the representation (-0.310) and the probe of the backbone (-0.100); "
         "above base by cosine kNN of the representation (+0.020): the answer depends on the readout."
     ]
     cells = {row.arm: row.cells for row in section.rows}
