@@ -54,30 +54,48 @@ def kth_neighbor_scores(similarities: NDArray[np.float64]) -> Scores:
     return kth
 
 
-def mahalanobis_scores(moments: Moments, queries: NDArray[np.float32]) -> Scores:
-    """Mahalanobis distance from the mean of the train representations, by their covariance (divisor N - 1).
+def whitening(moments: Moments) -> NDArray[np.float64]:
+    """The directions [D, K] in which train representations less their mean have the covariance 1 (divisor N - 1).
 
-    Of all classes together, since labels are not used. Directions in which the train representations' deviation is below what
-    float32 resolves of the largest one are left out, so that a collapsed representation is judged by what it has left.
+    Directions in which their deviation is below what float32 resolves beside the largest one are left out, so that a collapsed
+    representation is judged by what it has left.
 
     Args:
         moments: of the train representations.
+
+    Raises:
+        ValueError: if all train representations coincide.
+    """
+    import torch
+
+    covariance = torch.from_numpy(moments.scatter / (moments.n - 1)).to(moments.device)
+    values, vectors = (found.cpu().numpy() for found in torch.linalg.eigh(covariance))
+    kept = above_rounding(values)
+    if not kept.any():
+        raise ValueError("all train representations coincide")
+    directions: NDArray[np.float64] = vectors[:, kept] / np.sqrt(values[kept])
+    return directions
+
+
+def mahalanobis_scores(
+    mean: NDArray[np.float64], directions: NDArray[np.float64], queries: NDArray[np.float32]
+) -> Scores:  # fmt: skip
+    """Mahalanobis distance to the train images, of all classes together, since labels are not used.
+
+    Args:
+        mean: [D], of the train representations.
+        directions: [D, K], as :func:`whitening` returns them.
         queries: [M, D] float32.
 
     Returns:
         [M] float64, higher for what is more anomalous.
 
     Raises:
-        ValueError: if all train representations coincide, or a value is not finite.
+        ValueError: if a value is not finite.
     """
     if not np.isfinite(queries).all():
         raise ValueError("a representation holds NaN or infinity")
-    values, vectors = np.linalg.eigh(moments.scatter / (moments.n - 1))
-    kept = above_rounding(values)
-    if not kept.any():
-        raise ValueError("all train representations coincide")
-    whitened = (queries - moments.mean) @ (vectors[:, kept] / np.sqrt(values[kept]))
-    distances: Scores = np.linalg.norm(whitened, axis=1)
+    distances: Scores = np.linalg.norm((queries - mean) @ directions, axis=1)
     return distances
 
 

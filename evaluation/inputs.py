@@ -190,7 +190,15 @@ class EvaluationInputs:
     @cached_property
     def test_mahalanobis_scores(self) -> anomaly.Scores:
         """Anomaly scores of the test images by their Mahalanobis distances."""
-        return anomaly.mahalanobis_scores(self.moments, self.test.representation)
+        return self.mahalanobis_scores(self.test)
+
+    def mahalanobis_scores(self, features: Features) -> anomaly.Scores:
+        """Mahalanobis distances of images, :func:`anomaly.mahalanobis_scores`."""
+        return anomaly.mahalanobis_scores(self.moments.mean, self._whitening, features.representation)
+
+    @cached_property
+    def _whitening(self) -> NDArray[np.float64]:
+        return anomaly.whitening(self.moments)
 
     def of_anomalies(self, name: str) -> AnomalyInputs:
         """Return the inputs of one anomaly set."""
@@ -239,5 +247,4 @@ class AnomalyInputs:
 
     def auc_by_mahalanobis(self) -> float:
         """ROC AUC of the Mahalanobis distances."""
-        scores = anomaly.mahalanobis_scores(self.of.moments, self.features.representation)
-        return anomaly.auc(self.of.test_mahalanobis_scores, scores)
+        return anomaly.auc(self.of.test_mahalanobis_scores, self.of.mahalanobis_scores(self.features))

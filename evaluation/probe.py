@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,8 @@ Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
 L2_STRENGTHS = tuple(10.0**-exponent for exponent in range(11))
 #: Largest absolute entry of the objective's gradient at which L-BFGS may stop.
 GRADIENT_NORM = 1e-6
-_MAX_ITERATIONS = 2000
+#: Rounds of L-BFGS, and the most steps of each.
+_ROUNDS, _ITERATIONS = 4, 200
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Probe:
         l2: the strength chosen on validation.
         validation_accuracy: the accuracy that chose it.
         converged: whether the gradient's norm fell below GRADIENT_NORM for the chosen strength.
+        at_edge: whether the chosen strength is the weakest that was fitted because weaker ones are not in L2_STRENGTHS or were
+            given up, so that a weaker one might be better still.
     """
 
     predictions: NDArray[np.int64]
@@ -43,11 +46,7 @@ class Probe:
     l2: float
     validation_accuracy: float
     converged: bool
-
-    @property
-    def at_edge(self) -> bool:
-        """Whether the chosen strength is the weakest of L2_STRENGTHS, so that a weaker one might be better still."""
-        return self.l2 == L2_STRENGTHS[-1]
+    at_edge: bool
 
 
 def logistic_probe(train: Labelled, validation: Labelled, test: Labelled, moments: Moments | None = None) -> Probe:
@@ -57,7 +56,7 @@ def logistic_probe(train: Labelled, validation: Labelled, test: Labelled, moment
     their scale: a collapsed representation that still holds traces of the image is not detected by this number. The
     strength of the L2 penalty is the one with the best validation accuracy, the stronger where two are equal; each fit starts
     from the one before, and none is weaker than the first whose validation accuracy is more than one standard error below the
-    best (weak penalties take longest). The probe is not refitted on validation.
+    best, or than the first that does not converge (weak penalties take longest). The probe is not refitted on validation.
 
     Args:
         train: points [N, D] float32 with labels [N] int64; likewise validation and test, of which there may be none (M = 0;
@@ -91,12 +90,12 @@ def logistic_probe(train: Labelled, validation: Labelled, test: Labelled, moment
         validation_accuracy, _ = _accuracy(xv, validation[1], weights, names)
         if best is None or validation_accuracy > best.validation_accuracy:
             accuracy, predictions = _accuracy(xt, test[1], weights, names)
-            best = Probe(predictions, accuracy, l2, validation_accuracy, converged)
+            best = Probe(predictions, accuracy, l2, validation_accuracy, converged, at_edge=False)
         error = np.sqrt(best.validation_accuracy * (1 - best.validation_accuracy) / len(xv))
-        if validation_accuracy < best.validation_accuracy - error:
+        if not converged or validation_accuracy < best.validation_accuracy - error:
             break
     assert best is not None
-    return best
+    return replace(best, at_edge=best.l2 == l2)
 
 
 def _accuracy(
@@ -111,15 +110,32 @@ def _fit(
 ) -> tuple[NDArray[np.float64], bool]:
     """Weights [D + 1, C], the bias last, at the minimum of mean cross-entropy + l2 / 2 * ||W||^2; and whether it was reached.
 
-    L-BFGS works on R^T W, where R R^T is the objective's Hessian at even probabilities (Böhning 1992 bounds it so): a
-    representation's directions differ in scale by orders of magnitude, and in these coordinates steps are few.
-
     Args:
         x: [D, N] float64; points lie in columns, where products with few rows are fastest.
         labels: [N] int64 in [0, C), on its device.
         l2: the penalty's strength.
         curvature: x^T x / (N C), [D, D], likewise.
         start: where to start, [D + 1, C].
+    """
+    import torch
+
+    weights = torch.from_numpy(start).to(x.device)
+    for _ in range(_ROUNDS):
+        weights, steepest = _descend(x, labels, l2, curvature, weights)
+        if steepest <= GRADIENT_NORM:
+            break
+        # Probabilities are far from even here: the curvature that they have now makes the further steps fewer.
+        p = torch.softmax(product(weights[:-1].T.contiguous(), x).add_(weights[-1][:, None]), dim=0)
+        share = (p * (1 - p)).sum(dim=0) / (len(p) - 1)  # 1 / C where they are even
+        curvature = product(x * share, x.T.contiguous()) / x.shape[1]
+    return weights.cpu().numpy(), steepest <= GRADIENT_NORM
+
+
+def _descend(x: Tensor, labels: Tensor, l2: float, curvature: Tensor, start: Tensor) -> tuple[Tensor, float]:
+    """A round of L-BFGS from ``start``: the weights, and the largest absolute entry of the gradient there.
+
+    L-BFGS works on R^T W, where R R^T is the objective's Hessian at even probabilities (Böhning 1992 bounds it so): a
+    representation's directions differ in scale by orders of magnitude, and in these coordinates steps are few.
     """
     import torch
     from scipy.optimize import minimize
@@ -150,13 +166,12 @@ def _fit(
         if steepest <= GRADIENT_NORM:
             raise StopIteration
 
-    first = torch.from_numpy(start).to(device)
     found = minimize(
-        objective, torch.cat([root.T @ first[:-1], first[-1:] * of_bias]).cpu().numpy().ravel(), jac=True, method="L-BFGS-B",
-        callback=enough, options={"maxiter": _MAX_ITERATIONS, "ftol": 0.0, "gtol": 0.0},
+        objective, torch.cat([root.T @ start[:-1], start[-1:] * of_bias]).cpu().numpy().ravel(), jac=True, method="L-BFGS-B",
+        callback=enough, options={"maxiter": _ITERATIONS, "ftol": 0.0, "gtol": 0.0},
     )  # fmt: skip
     objective(found.x)
-    return weights_of(found.x).cpu().numpy(), steepest <= GRADIENT_NORM
+    return weights_of(found.x), steepest
 
 
 def study_probe(train: Labelled, test: Labelled, classes: int) -> float:

@@ -45,7 +45,7 @@ def errors(**fields: object) -> tuple[str, ...]:
         ({"pair_purity": 1.1}, ("pair_purity", "1.1")),
         ({"schedule": "cosine", "warmup_epochs": 30}, ("warmup_epochs", "30")),
         ({"method": "simclr"}, ("method", "'simclr'", "vicreg")),
-        ({"projector_dims": []}, ("projector_dims",)),
+        ({"projector_dims": [0]}, ("projector_dims.0", "0")),
     ],
     ids=str,
 )

@@ -20,7 +20,7 @@ from core.neighbors import most_similar
 from evaluation import anomaly, lidar, retrieval, spectrum
 from evaluation.evaluate import evaluate
 from evaluation.inputs import EvaluationInputs
-from evaluation.moments import moments_of
+from evaluation.moments import Moments, moments_of
 from tests.conftest import image_set
 
 Points = NDArray[np.float32]
@@ -187,23 +187,25 @@ def test_the_kth_neighbours_score_is_its_definition(n: int) -> None:
     np.testing.assert_allclose(given.kth_scores(Features(queries, queries, np.zeros(60, int))), distances, rtol=1e-9)
 
 
+def mahalanobis(moments: Moments, queries: Points) -> NDArray[np.float64]:
+    return anomaly.mahalanobis_scores(moments.mean, anomaly.whitening(moments), queries)
+
+
 def test_mahalanobis_scores_are_scikit_learns() -> None:
     train, queries = points(400, 6, 0), points(50, 6, 1, 1.0)
     reference = EmpiricalCovariance().fit(train.astype(float)).mahalanobis(queries.astype(float))  # squared, divisor N
-    np.testing.assert_allclose(
-        anomaly.mahalanobis_scores(moments_of(train), queries), np.sqrt(reference * 399 / 400), rtol=1e-9
-    )
+    np.testing.assert_allclose(mahalanobis(moments_of(train), queries), np.sqrt(reference * 399 / 400), rtol=1e-9)
 
 
 def test_mahalanobis_leaves_out_directions_without_deviation() -> None:
     train, queries = points(400, 4, 0), points(50, 4, 1)
     flat = [np.hstack([x, np.full((len(x), 2), 3.0, np.float32)]) for x in (train, queries)]
-    expected = anomaly.mahalanobis_scores(moments_of(train), queries)
-    np.testing.assert_allclose(anomaly.mahalanobis_scores(moments_of(flat[0]), flat[1]), expected, rtol=1e-9)
+    expected = mahalanobis(moments_of(train), queries)
+    np.testing.assert_allclose(mahalanobis(moments_of(flat[0]), flat[1]), expected, rtol=1e-9)
     with pytest.raises(ValueError, match="coincide"):
-        anomaly.mahalanobis_scores(moments_of(np.ones((9, 3), np.float32)), queries[:, :3])
+        mahalanobis(moments_of(np.ones((9, 3), np.float32)), queries[:, :3])
     with pytest.raises(ValueError, match="NaN"):
-        anomaly.mahalanobis_scores(moments_of(train), np.full((2, 4), np.nan, np.float32))
+        mahalanobis(moments_of(train), np.full((2, 4), np.nan, np.float32))
 
 
 def test_the_aucs_are_of_those_scores() -> None:
@@ -216,7 +218,7 @@ def test_the_aucs_are_of_those_scores() -> None:
     truth = np.repeat([0, 1], [80, 40])
     for name, scores in (
         ("kth", lambda x: given.kth_scores(Features(x, x, np.zeros(len(x), int)))),
-        ("mahalanobis", lambda x: anomaly.mahalanobis_scores(moments_of(train), x)),
+        ("mahalanobis", lambda x: mahalanobis(moments_of(train), x)),
     ):
         expected = roc_auc_score(truth, np.concatenate([scores(test), scores(odd)]))
         assert values[f"anomaly_auc_{name}/odd"] == pytest.approx(expected)
