@@ -11,6 +11,8 @@ from core.config import field_faults, keys_at
 from core.errors import InputError
 from core.messages import as_typed, did_you_mean, first_of, listed
 from sweeps.planning.arm_names import folded, value_texts, with_digest, with_values
+from sweeps.planning.factorial import arms_of_switches
+from sweeps.planning.fields import leaves, merge
 from sweeps.planning.grid import BASE, Fields, Grid
 from sweeps.planning.search_space import overlap
 from sweeps.planning.yaml_reader import MAX_DEPTH, NotReadableError, read_yaml
@@ -68,22 +70,19 @@ def _value(key: tuple[str, ...], text: str) -> Any:
     return [value]
 
 
-def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Fields:
-    """Return ``under`` updated by ``over``: mappings are merged recursively, all other values are replaced."""
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
+def expand_arms(grid: Grid, settings: Fields | None = None) -> dict[str, Fields]:
+    """Return every arm's own fields, by name; lists and switches make several arms, and ``base`` is added if missing.
 
-
-def expand_arms(grid: Grid) -> dict[str, Fields]:
-    """Return every arm's own fields, by name; lists make an arm for each value, and ``base`` is added if missing."""
-    return ({} if BASE in grid.arms else {BASE: {}}) | dict(expanded_arms(grid))
+    Args:
+        grid: the grid.
+        settings: ``--set``, parsed: on it depends which combinations of switches have a loss (:func:`arms_of_switches`).
+    """
+    arms: dict[str, Fields] = ({} if BASE in grid.arms else {BASE: {}}) | dict(expanded_arms(grid))
+    return arms | dict(arms_of_switches(grid, settings))
 
 
 def expanded_arms(grid: Grid) -> Iterator[tuple[str, Fields]]:
-    """Yield name and own fields of every arm of the grid file, lists expanded; a name may occur twice.
+    """Yield name and own fields of every arm of the key ``arms``, lists expanded; a name may occur twice.
 
     Of two names that MLflow would take for one, the later one gets a digest, if it is made of values.
     """
@@ -103,7 +102,7 @@ def expanded_arms(grid: Grid) -> Iterator[tuple[str, Fields]]:
 def count_arms(grid: Grid) -> int:
     """Return how many arms the grid has with base, without making them."""
     products = [math.prod(len(values) for values in list_axes(content or {}).values()) for content in grid.arms.values()]
-    return sum(products) + (BASE not in grid.arms)
+    return sum(products) + (BASE not in grid.arms) + sum(1 for _ in arms_of_switches(grid))
 
 
 def list_axes(fields: Fields) -> dict[str, list[Any]]:
@@ -139,24 +138,16 @@ def select_arms(arms: Mapping[str, Fields], requested: Sequence[str]) -> dict[st
     return {name: fields for name, fields in arms.items() if name in chosen}
 
 
-def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in fields.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
 def settings_errors(grid: Grid, arms: Mapping[str, Fields], settings: Fields) -> list[str]:
     """Return errors of ``--set``: it must set neither the seed nor a field that an arm varies."""
     errors = []
-    for key in _leaves(settings):
+    for key in leaves(settings):
         if key.split(".")[0] == "seed":
             errors.append("--set seed: seeds are chosen with --seeds")
         varied = [
             arm
             for arm, fields in arms.items()
-            if any(overlap(leaf, key) or overlap(leaf.removeprefix("parent."), key) for leaf in _leaves(fields))
+            if any(overlap(leaf, key) or overlap(leaf.removeprefix("parent."), key) for leaf in leaves(fields))
         ]
         if varied:
             errors.append(f"--set {key}: grid {grid.name} varies it, in {listed(varied)}; set what no arm varies")

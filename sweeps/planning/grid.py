@@ -66,6 +66,7 @@ class Grid(BaseModel):
         margin: the largest difference that counts as equivalent.
         base: fields of every trial.
         arms: arm -> the fields that it changes; a list of values makes several arms.
+        factorial: switch -> the fields that it sets when it is off; every combination makes an arm. None: no switches.
         search: what a search varies; None for a grid of arms alone.
         seeds: the seeds of every arm.
         claims: claims to test.
@@ -80,6 +81,7 @@ class Grid(BaseModel):
     margin: Positive = 0.01
     base: Fields = Field(default_factory=dict)
     arms: dict[str, Fields | None] = Field(default_factory=dict)
+    factorial: dict[str, Fields] | None = None
     search: SearchSpec | None = None
     seeds: tuple[Annotated[Whole, Field(ge=0, le=MAX_SEED)], ...] = Field((0,), min_length=1, max_length=MAX_SEEDS)
     claims: tuple[Annotated[StatedClaim, BeforeValidator(_stated)], ...] = ()

@@ -18,6 +18,7 @@ from evaluation.evaluate import METRICS
 from sweeps.planning.arm_names import folded, name_error
 from sweeps.planning.arms import count_arms, expand_arms, expanded_arms, list_axes
 from sweeps.planning.claim import parse_claim
+from sweeps.planning.factorial import factorial_errors
 from sweeps.planning.grid import BASE, MAX_TRIALS, PARENT_OF, POINT, Grid, Published, StatedClaim
 from sweeps.planning.search_space import Range, SearchSpec
 from sweeps.planning.yaml_reader import Document, NotReadableError, read_yaml
@@ -29,7 +30,9 @@ MAX_BYTES = 256 * 1024
 _MAX_NAME = 150
 
 #: What stands for an entry that is refused, so that the others are still checked.
-_HARMLESS: dict[str, Any] = {"arms": {}, "claims": {"claim": "probe_accuracy: base > 0"}, "published": {"values": {}}}
+_HARMLESS: dict[str, Any] = {
+    "arms": {}, "factorial": {}, "claims": {"claim": "probe_accuracy: base > 0"}, "published": {"values": {}},
+}  # fmt: skip
 
 Errors = list[tuple[Place, str]]
 
@@ -119,9 +122,13 @@ def _grid_of(document: Document, path: Path) -> tuple[Grid, Errors]:
     grid, faults, missing = _sound_part(content | {"name": path.stem})
     errors += [(fault.place, line) for fault in faults for line in fault.lines(_keys_at)]
     errors += _content_errors(grid, missing) + _field_errors(grid)
-    if not missing & {"arms", "search"}:
+    refused = {fault.place[:2] for fault in faults}  # what stands for these switches sets no field, which is no further error
+    of_switches = [(place, text) for place, text in factorial_errors(grid, _list_fields(grid)) if place[:2] not in refused]
+    errors += of_switches
+    if not missing & {"arms", "search", "factorial"}:
         errors += _name_errors(grid)
-        if count_arms(grid) <= MAX_TRIALS and not any(place[:1] == ("arms",) for place in document.errors):
+        readable = not any(place[:1] in (("arms",), ("factorial",)) for place in document.errors)
+        if count_arms(grid) <= MAX_TRIALS and readable and not of_switches:
             errors += _reference_errors(grid)
     # What follows from an error at the same place, or above it, is not an error of its own.
     return grid, [
@@ -168,8 +175,8 @@ def _plain(place: Place) -> Place:
 def _content_errors(grid: Grid, missing: set[str]) -> Errors:
     """Return errors of a grid that its schema cannot find."""
     errors: Errors = []
-    if not grid.arms and grid.search is None and not missing & {"arms", "search"}:
-        errors.append((("arms",), "arms: at least one is needed, or a search"))
+    if not grid.arms and grid.search is None and grid.factorial is None and not missing & {"arms", "search", "factorial"}:
+        errors.append((("arms",), "arms: at least one is needed, or a search, or a factorial"))
     if grid.primary not in METRICS:
         choices = ", ".join(METRICS)
         text = f"primary: {shown(grid.primary)} is no metric{did_you_mean(grid.primary, list(METRICS))}; there are {choices}"
@@ -192,10 +199,13 @@ def _content_errors(grid: Grid, missing: set[str]) -> Errors:
 
 
 def _field_errors(grid: Grid) -> Errors:
-    """Return errors of the fields of base and of the arms, each value of a list by itself."""
+    """Return errors of the fields of base, of the arms and of the switches, each value of a list by itself."""
     errors: Errors = []
     places: dict[Place, Mapping[str, Any]] = {("base",): grid.base}
     places |= {("arms", arm): content or {} for arm, content in grid.arms.items()}
+    lists = _list_fields(grid)
+    for switch, content in (grid.factorial or {}).items():
+        places["factorial", switch] = {key: value for key, value in content.items() if key not in lists[switch]}
     for place, fields in places.items():
         if "seed" in fields:
             text = f"{_dotted(place)}seed: seeds are chosen with the grid's key seeds, or with --seeds"
@@ -206,6 +216,11 @@ def _field_errors(grid: Grid) -> Errors:
                 where = where if not fault.unknown or len(fault.place) > 1 else where[: len(place) + 1]
                 errors += [(where, line) for line in Fault(where, fault.text, fault.unknown).lines(_keys_at)]
     return errors
+
+
+def _list_fields(grid: Grid) -> dict[str, list[str]]:
+    """Return switch -> its fields with a list where a single value is needed."""
+    return {switch: list(list_axes(fields)) for switch, fields in (grid.factorial or {}).items()}
 
 
 def _single(fields: Mapping[str, Any], *, with_lists: bool) -> Iterator[tuple[Place, Mapping[str, Any]]]:
@@ -279,7 +294,7 @@ def _keys_at(place: Place) -> list[str]:
     """Return the keys that are possible where a grid has an unknown one."""
     if len(place) == 1:
         return _grid_keys()
-    if place[0] in ("base", "arms"):
+    if place[0] in ("base", "arms", "factorial"):
         return keys_at(place[1:] if place[0] == "base" else place[2:])
     nested: dict[str, type[BaseModel]] = {
         "claims": StatedClaim,

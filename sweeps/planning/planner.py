@@ -14,10 +14,12 @@ from typing import Any
 from core.config import PROFILES, TrialConfig, digest, keys_at_epochs, make_config, resolve_precision, trial_key
 from core.datasets import identify_and_count
 from core.errors import InputError
-from core.messages import shown
+from core.messages import as_typed, listed, shown
 from core.pairing import PAIRINGS
 from sweeps.planning.arm_names import MAX_NAME, folded, with_digest
-from sweeps.planning.arms import expand_arms, merge, select_arms, settings_errors
+from sweeps.planning.arms import expand_arms, select_arms, settings_errors
+from sweeps.planning.factorial import arm_name
+from sweeps.planning.fields import leaves, merge
 from sweeps.planning.grid import BASE, MAX_TRIALS, PARENT_OF, Fields, Grid
 from sweeps.planning.trial import Plan, Trial
 
@@ -85,7 +87,7 @@ class Planner:
         Raises:
             InputError: with every error of the configs and the data sets.
         """
-        all_arms = expand_arms(grid)
+        all_arms = expand_arms(grid, self.settings)
         if (total := len(all_arms) * len(seeds)) > MAX_TRIALS:
             raise InputError(
                 f"grid {grid.name}: {len(all_arms):,} arms with {len(seeds):,} seeds are {total:,} trials; "
@@ -102,6 +104,7 @@ class Planner:
         sweep_id = f"{grid.name}-{digest(identity)[:8]}"
         all_seeds = list(dict.fromkeys((*seeds, *self.earlier_seeds(sweep_id))))
         configs = self._configs(grid, all_arms, all_seeds, errors)
+        errors += _idle_switches(grid, configs, base)
         identities = self._identify([config for _, config in configs], errors)
         if errors:
             raise InputError(list(dict.fromkeys(errors)))
@@ -197,6 +200,25 @@ def _draft_trials(
             requested.append(trial_key(config.parent, identities.datasets))
             waiting.append(requested[-1])
     return drafts, frozenset(requested)
+
+
+def _idle_switches(grid: Grid, configs: Sequence[tuple[str, TrialConfig]], base: TrialConfig) -> list[str]:
+    """Return an error for every switch of the grid's factorial that changes nothing of base when it is off."""
+    switches = grid.factorial or {}
+    off = {arm_name(set(switches) - {switch}, list(switches)): switch for switch in switches}
+    idle = [off[name] for name, config in configs if name in off and config.seed == base.seed and _same(config, base)]
+    return [
+        f"grid {grid.name}: factorial.{as_typed(switch)}: switched off, it changes nothing: base trains the same "
+        f"({listed(list(leaves(switches[switch])))}); leave it out, or give base another value"
+        for switch in dict.fromkeys(idle)
+    ]
+
+
+def _same(one: TrialConfig, other: TrialConfig) -> bool:
+    """Return whether two configs of one seed train the same."""
+    if one.outcome_fields() != other.outcome_fields():
+        return False
+    return not one.needs_parent or one.parent is None or other.parent is None or _same(one.parent, other.parent)
 
 
 def _arm_errors(arms: Mapping[str, Fields]) -> list[str]:
