@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeps import process
-from sweeps.analysis import contrasts
+from sweeps.analysis import contrasts, shapley
 from sweeps.analysis.arm_summary import summarize
 from sweeps.analysis.contrasts import Contrast
 from sweeps.analysis.search_result import SearchResult
+from sweeps.analysis.shapley import Decomposition
 from sweeps.analysis.significance import ANYTIME_VALID_T_TEST, SeedTest
 from sweeps.execution.callbacks import SweepCallback
 from sweeps.execution.runner import RunOutcome, SweepRunner
@@ -40,7 +41,8 @@ _PATIENCE_INTERRUPTED = 10.0
 
 @dataclass(frozen=True)
 class _Results:
-    """Results of a command: its plan, a record of each trial, contrasts with base, the result of a search, and problems.
+    """Results of a command: its plan, a record of each trial, contrasts with base, what a factorial's switches contribute, the
+    result of a search, and problems.
 
     ``provisional``: planned seeds are still to be run, so that nothing is tested yet. Else ``looks`` include the verdicts of
     this command, and ``test`` is the test that they are made by.
@@ -49,6 +51,7 @@ class _Results:
     plan: Plan
     records: Sequence[TrialRecord]
     contrasts: Sequence[Contrast]
+    decompositions: Sequence[Decomposition]
     search_result: SearchResult | None
     problems: Sequence[tuple[str, str, str]]
     provisional: bool
@@ -84,11 +87,11 @@ def conclude(
     try:
         records = _records(config, plan, runner.outcome, search_result)
         provisional, looks, test = _look(config, plan, records)
-        against_base = contrasts.of_sweep(
-            plan, summarize(_compared(records)), config.snapshot, test, provisional=provisional
-        )  # fmt: skip
+        summaries = summarize(_compared(records))
+        against_base = contrasts.of_sweep(plan, summaries, config.snapshot, test, provisional=provisional)
+        parts = shapley.of_sweep(plan, summaries, test)
         problems = _problems(config, plan, records, runner.outcome)
-        results = _Results(plan, records, against_base, search_result, problems, provisional, looks, test)
+        results = _Results(plan, records, against_base, parts, search_result, problems, provisional, looks, test)
         files = _write_tables(config, results)
         _show_tables(config, results, files, console)  # before MLflow is connected to, which takes seconds
         _tell(results, tracker)
@@ -179,6 +182,8 @@ def _write_tables(config: SweepConfig, results: _Results) -> list[Path]:
     folder = config.sweep_folder
     files = tables.write_tables(folder, results.plan, results.compared)
     files.append(tables.write_contrasts(folder / "contrasts.csv", results.contrasts))
+    if results.decompositions:
+        files.append(tables.write_contributions(folder / "contributions.csv", results.decompositions))
     if results.search_result is not None:
         files.append(tables.write_points(folder / "points.csv", results.search_result))
     return files
@@ -191,7 +196,7 @@ def _write_report(
     plan, folder, search_result, outcome = results.plan, config.sweep_folder, results.search_result, runner.outcome
     report = ReportInput(
         plan, results.compared, config.snapshot, config.introduction, command_line(), git_commit(), results.problems,
-        results.contrasts, results.test, search_result, results.provisional, results.looks,
+        results.contrasts, results.test, search_result, results.provisional, results.looks, results.decompositions,
     )  # fmt: skip
     page = write_report(folder / "report.html", report, config.data_dir, runner.images)
     CheckedFolder(folder).write_json("sweep.json", {
@@ -233,6 +238,11 @@ def _show_tables(config: SweepConfig, results: _Results, files: Sequence[Path], 
     columns = terminal_tables.results_columns(results.plan, summarize(results.compared), verdicts)
     title = f"{results.plan.sweep_id}: {results.plan.grid.question}"
     terminal_tables.show(console, title, columns, str(by_name["table.csv"]), verbose=config.verbose)
+    for found in results.decompositions[:1]:
+        if found.contributions:
+            title = terminal_tables.contributions_title(found, provisional=results.provisional)
+            columns = terminal_tables.contributions_columns(found)
+            terminal_tables.show(console, title, columns, str(by_name["contributions.csv"]), verbose=config.verbose)
 
 
 def _show_rest(

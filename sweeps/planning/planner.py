@@ -206,11 +206,12 @@ def _idle_switches(grid: Grid, configs: Sequence[tuple[str, TrialConfig]], base:
     """Return an error for every switch of the grid's factorial that changes nothing of base when it is off."""
     switches = grid.factorial or {}
     off = {arm_name(set(switches) - {switch}, list(switches)): switch for switch in switches}
-    idle = [off[name] for name, config in configs if name in off and config.seed == base.seed and _same(config, base)]
+    idle = {off[name] for name, config in configs if name in off and config.seed == base.seed and _same(config, base)}
     return [
         f"grid {grid.name}: factorial.{as_typed(switch)}: switched off, it changes nothing: base trains the same "
         f"({listed(list(leaves(switches[switch])))}); leave it out, or give base another value"
-        for switch in dict.fromkeys(idle)
+        for switch in switches
+        if switch in idle
     ]
 
 

@@ -20,6 +20,7 @@ from sweeps.planning.claim import parse_claim
 from sweeps.planning.grid import BASE, Published
 from sweeps.planning.trial import Plan
 from sweeps.reporting.comparison_sections import Comparisons, build_comparisons
+from sweeps.reporting.factorial_section import FactorialSection, factorial_section
 from sweeps.reporting.report_figures import (
     ReportFigures,
     SearchSection,
@@ -201,6 +202,7 @@ class ReportContent:
     lost: Sequence[LostTrial]
     problems: Sequence[Problem]
     search: SearchSection | None
+    factorial: FactorialSection | None
     leaderboard: Leaderboard
     primary: str
     margin: str
@@ -245,6 +247,7 @@ def build_content(sweep: ReportInput, images: Images | None) -> ReportContent:
         lost=[LostTrial(record.trial.title, record.status, record.reason) for record in sweep.records if record.status in LOST],
         problems=[Problem(*problem) for problem in sweep.problems],
         search=None if sweep.search_result is None else draw_search_section(sweep.search_result),
+        factorial=factorial_section(sweep),
         leaderboard=_leaderboard(plan, summaries),
         primary=plan.grid.primary.replace("_", " "),
         margin=f"{plan.grid.margin:g}",

@@ -134,7 +134,7 @@ def draw_report_figures(sweep: ReportInput, images: Images | None) -> ReportFigu
     compared = similarity_figure.representations([done[arm.name] for arm in arms], base, sweep.snapshot)
 
     def picture(title: str, draw: Callable[[], Figure | None]) -> Picture | None:
-        return _try(title, draw) if arms else None
+        return picture_of(title, draw) if arms else None
 
     with styled():
         rocs = [picture(f"ROC curves, {name}", partial(arm_figures.rocs, arms, name)) for name in sets]
@@ -163,7 +163,7 @@ def _shown(splits: Splits | None) -> Splits:
     return splits
 
 
-def _try(title: str, draw: Callable[[], Figure | None]) -> Picture | None:
+def picture_of(title: str, draw: Callable[[], Figure | None]) -> Picture | None:
     """Draw a figure; if that fails, return the problem, so that the page can still be written."""
     try:
         figure = draw()

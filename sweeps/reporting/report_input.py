@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sweeps.analysis.arm_summary import ArmSummary, summarize
 from sweeps.analysis.contrasts import Contrast
 from sweeps.analysis.search_result import SearchResult
+from sweeps.analysis.shapley import Decomposition
 from sweeps.analysis.significance import PAIRED_T_TEST, SeedTest
 from sweeps.planning.trial import Plan
 from sweeps.storage.looks import Looks
@@ -32,6 +33,7 @@ class ReportInput:
         search_result: the result of a search; None without one.
         provisional: whether planned seeds are still to be run, so that nothing is tested yet.
         looks: how often verdicts were shown, this time included, and at which numbers of seeds.
+        decompositions: what the switches of the grid's factorial contribute to each metric; empty without a factorial.
     """
 
     plan: Plan
@@ -46,6 +48,7 @@ class ReportInput:
     search_result: SearchResult | None = None
     provisional: bool = False
     looks: Looks = field(default_factory=Looks)
+    decompositions: Sequence[Decomposition] = ()
 
     @property
     def summaries(self) -> list[ArmSummary]:

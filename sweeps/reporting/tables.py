@@ -15,6 +15,7 @@ from evaluation.evaluate import METRICS
 from sweeps.analysis.arm_summary import ArmSummary, deviation, summarize
 from sweeps.analysis.contrasts import Contrast
 from sweeps.analysis.search_result import SearchResult
+from sweeps.analysis.shapley import Decomposition
 from sweeps.planning.trial import Plan
 from sweeps.storage.checked_folder import CheckedFolder
 from sweeps.storage.records import LOST, TrialRecord, TrialStatus
@@ -28,6 +29,9 @@ COLUMNS = (
     "projection_std",
     "collapse_indicators",
 )
+
+#: Numbers of a switch: attributes of a contribution.
+QUANTITIES = ("shapley", "left_out", "alone")
 
 #: What a spreadsheet takes for the start of a formula, the full-width forms too; and what begins so and is a number.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
@@ -93,6 +97,29 @@ def _contrast_cell(name: str, value: Any) -> Any:
     if isinstance(value, tuple):
         return (" " if name == "failed" else " to ").join(map(repr, value))
     return "" if value is None else value
+
+
+def write_contributions(path: Path, found: Sequence[Decomposition]) -> Path:
+    """Write what the switches of a factorial contribute as CSV, one row for each number of each metric; return the path.
+
+    The column ``of`` names the switch, or the two switches of an interaction; ``seeds`` has the number of each seed, and
+    ``missing`` names the seeds that are left out.
+    """
+    rows = [["metric", "quantity", "of", "n", "value", "interval", "seeds", "missing"]]
+    for decomposition in found:
+        numbers = [(kind, part.name, getattr(part, kind)) for kind in QUANTITIES for part in decomposition.contributions] + [
+            ("interaction", " & ".join(pair), estimate) for pair, estimate in decomposition.interactions.items()
+        ]
+        if decomposition.total is not None:
+            numbers.append(("total", "all", decomposition.total))
+        missing = " ".join(map(str, decomposition.missing))
+        for kind, of, estimate in numbers or [("no result", "all", None)]:
+            values = ["", "", ""] if estimate is None else [
+                repr(estimate.value), "" if estimate.interval is None else " to ".join(map(repr, estimate.interval)),
+                "; ".join(f"{seed}: {value!r}" for seed, value in estimate.by_seed.items()),
+            ]  # fmt: skip
+            rows.append([decomposition.metric, kind, of, str(len(decomposition.seeds)), *values, missing])
+    return _write(path, _csv(rows))
 
 
 def write_points(path: Path, result: SearchResult) -> Path:

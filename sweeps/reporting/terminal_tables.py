@@ -14,8 +14,10 @@ from rich.text import Text
 
 from sweeps.analysis.arm_summary import ArmSummary
 from sweeps.analysis.search_result import SearchResult
+from sweeps.analysis.shapley import Decomposition
+from sweeps.formatting import interval_text
 from sweeps.planning.trial import Plan
-from sweeps.reporting.tables import cell, columns_of
+from sweeps.reporting.tables import QUANTITIES, cell, columns_of
 from sweeps.storage.records import LOST, TrialStatus
 from sweeps.terminal import readable
 
@@ -116,6 +118,30 @@ def results_columns(
         columns.append(TextColumn("verdict", f"{plan.grid.primary.replace('_', ' ')} to base", cells, needed=True))
     if any(summary.state != TrialStatus.DONE for summary in summaries):
         columns.append(TextColumn("state", "state", [_state(summary) for summary in summaries], needed=True, kind="words"))
+    return columns
+
+
+def contributions_title(found: Decomposition, *, provisional: bool) -> str:
+    """Return the title of the table of what a factorial's switches contribute."""
+    left_out = f" (without seed {', '.join(map(str, found.missing))})" if found.missing else ""
+    return (
+        f"{'provisional: ' if provisional else ''}what each part contributes to {found.metric.replace('_', ' ')}, "
+        f"n = {len(found.seeds)}{left_out}; intervals are not corrected"
+    )
+
+
+def contributions_columns(found: Decomposition) -> list[TextColumn]:
+    """Return the columns of the table of what a factorial's switches contribute, with the sums over them."""
+    parts = found.contributions
+    columns = [TextColumn("part", "part", [*(part.name for part in parts), "sum"], needed=True, kind="name")]
+    for name in QUANTITIES:
+        estimates = [getattr(part, name) for part in parts]
+        head = {"shapley": "Shapley value", "left_out": "left out", "alone": "alone"}[name]
+        cells = [*(f"{estimate.value:+.4f}" for estimate in estimates), f"{sum(e.value for e in estimates):+.4f}"]
+        columns.append(TextColumn(head, head, cells, right=True, needed=True))
+        if name == "shapley":
+            intervals = [*(interval_text(estimate.interval) for estimate in estimates), ""]
+            columns.append(TextColumn("95 % interval", "95 % interval", intervals, right=True))
     return columns
 
 

@@ -21,8 +21,8 @@ from sweeps.planning.planner import Planner
 
 FIELDS = [*TrialConfig().fields(), "augmentation.flip", "lamda", "mu/lambda"]
 KEYS = st.sampled_from(
-    ["question", "base", "arms", "seeds", "claims", "primary", "margin", "published", "search", "space", "trials", "objectives",
-     "low", "high", "log", "zero", "claim", "source", "values", "setting", *FIELDS]
+    ["question", "base", "arms", "seeds", "claims", "primary", "margin", "published", "factorial", "search", "space", "trials",
+     "objectives", "low", "high", "log", "zero", "claim", "source", "values", "setting", *FIELDS]
 )  # fmt: skip
 #: Texts that YAML or a reader might take for something else.
 TRICKY = st.sampled_from(
@@ -44,6 +44,7 @@ NEAR = st.fixed_dictionaries(
     {"question": st.just("?") | SCALARS, "arms": st.dictionaries(NAMES, FIELD_VALUES | SCALARS, max_size=3) | STRUCTURES},
     optional={
         "base": FIELD_VALUES | SCALARS,
+        "factorial": st.dictionaries(NAMES, FIELD_VALUES | SCALARS, min_size=1, max_size=6) | STRUCTURES,
         "seeds": st.lists(st.integers(-1, 3), max_size=3) | STRUCTURES,
         "claims": st.lists(st.text(max_size=12) | TRICKY | STRUCTURES, max_size=2) | STRUCTURES,
         "published": st.dictionaries(NAMES, STRUCTURES, max_size=2) | STRUCTURES,

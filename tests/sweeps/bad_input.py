@@ -106,6 +106,72 @@ GRIDS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
                            ("search.space.mu.low: a number is needed, not true",)),
     "a long name of a folder": (f"arms: {{x: {{dataset: 'folder:/{'x' * 300}'}}}}", ("arms.x.dataset", "more than 255 bytes")),
     "a text among ratios": ("search: {space: {mu/lambda: [1e-1, x]}}", ("a ratio's choices are numbers",)),
+    # -- switches of a factorial
+    "a factorial of a list": ("factorial: [a, b]", ("line 1: factorial: a mapping is needed",)),
+    "one switch": ("factorial:\n  a: {mu: 0}", ("line 1: factorial: 2 to 5 switches are needed, not 1",)),
+    "no switch": ("factorial: {}", ("factorial: 2 to 5 switches are needed, not 0",)),
+    "six switches": (
+        "factorial: {a: {mu: 0}, b: {nu: 0}, c: {lambda: 0}, d: {epochs: 2}, e: {gamma: 2}, f: {epsilon: 1}}",
+        ("factorial: 2 to 5 switches are needed, not 6",),
+    ),
+    "a factorial and a search": (
+        "search: {space: {epochs: [1, 2]}}\nfactorial: {a: {mu: 0}, b: {nu: 0}}", ("factorial: it does not go with a search",),
+    ),
+    "a switch a number": ("factorial:\n  a: 3\n  b: {mu: 0}", ("line 2: factorial.a: a mapping is needed",)),
+    "a switch of nothing": ("factorial:\n  a: {}\n  b: {mu: 0}", ("line 2: factorial.a: it sets no field",)),
+    "a switch with a list": (
+        "factorial:\n  a: {mu: [0, 1]}\n  b: {nu: 0}",
+        ("line 2: factorial.a: mu: a switch has one value for off, a list would make several arms",),
+    ),
+    "a switch with lists of lists": (
+        "factorial: {a: {projector_dims: [[8], [9]]}, b: {nu: 0}}", ("factorial.a: projector_dims: a switch has one value",),
+    ),
+    "a switch of an unknown field": (
+        "factorial:\n  a: {lamda: 0}\n  b: {augmentation: {crops: 1}}",
+        ("line 2: unknown key 'factorial.a.lamda' (did you mean 'lambda'?)",
+         "line 3: unknown key 'factorial.b.augmentation.crops' (did you mean 'crop'?)"),
+    ),
+    "a switch of a wrong value": ("factorial:\n  a: {mu: -1}\n  b: {nu: 0}", ("line 2: factorial.a.mu: 0 or more is needed",)),
+    "a switch of the seed": ("factorial: {a: {seed: 1}, b: {nu: 0}}", ("factorial.a: seed: seeds are chosen with",)),
+    "a field of two switches": (
+        "factorial:\n  a: {augmentation: {crop: null}}\n  b: {augmentation: {crop: [0.5, 1]}}",
+        ("line 3: factorial.b: augmentation.crop: the switch a sets it, too",),
+    ),
+    "a switch called none": (
+        "factorial: {none: {mu: 0}, b: {nu: 0}}", ("factorial.'none': this name is kept for the arm with no",),
+    ),
+    "a switch called base": (
+        "factorial: {base: {mu: 0}, b: {nu: 0}}", ("factorial.'base': this name is kept for the arm with all",),
+    ),
+    "a switch with a plus": (
+        "factorial: {a+b: {mu: 0}, b: {nu: 0}}", ("factorial.'a+b': a switch's name must hold neither + nor /",),
+    ),
+    "a switch with a space": (
+        "factorial: {' a': {mu: 0}, b: {nu: 0}}", ("factorial.' a': an arm's name must not begin or end",),
+    ),
+    "a switch named like a parent": ("factorial: {parent of a: {mu: 0}, b: {nu: 0}}", ("are kept for parents",)),
+    "switches alike": (
+        "factorial: {a: {mu: 0}, b: {nu: 0}, a_b: {lambda: 0}}", ("MLflow cannot tell its arms 'a+b' and 'a_b' apart",),
+    ),
+    "long names of switches": (
+        f"factorial: {{{', '.join(f'{c * 80}: {{{f}: 0}}' for c, f in zip('xyz', ('mu', 'nu', 'lambda'), strict=True))}}}",
+        ("factorial: its arm 'xxx", "at most 150 characters, not 161"),
+    ),
+    "an arm of the factorial's name": (
+        "arms:\n  none: {epochs: 2}\nfactorial: {a: {mu: 0}, b: {nu: 0}}",
+        ("line 2: arms.none: the factorial makes an arm 'none'",),
+    ),
+    "an arm like a factorial's": (
+        "arms:\n  a_b: {epochs: 2}\nfactorial: {a: {mu: 0}, b: {nu: 0}, c: {lambda: 0}}",
+        ("line 2: arms.a_b: the factorial makes an arm 'a+b'",),
+    ),
+    "a switch that changes nothing": (
+        "base: {lambda: 25}\nfactorial: {a: {lambda: 25}, b: {nu: 0}}",
+        ("grid g: factorial.a: switched off, it changes nothing",),
+    ),
+    "a claim on no arm of the factorial": (
+        "factorial: {a: {mu: 0}, b: {nu: 0}}\nclaims: ['nmi: base > a+b']", ("'a+b' is no arm", "there are base, a, b, none"),
+    ),
     # -- names of arms
     "name of a parent": ("arms: {parent of x: {mu: 1}}", ("names that begin with 'parent of ' are kept for parents",)),
     "name empty": ("arms: {'': {}}", ("an arm's name must not be empty",)),

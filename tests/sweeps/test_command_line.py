@@ -37,7 +37,7 @@ def folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), *, broken: boo
         (["--grid", "ablations", "--set", "epochs=0"], ["epochs", "0"]),
         (["--grid", "ablations", "--set", "mu=3"], ["--set mu", "varies it", "no-variance"]),
         (["--grid", "ablations", "--arms", "base,neighbour"], ["--arms neighbour", "did you mean 'neighbors'", "random"]),
-        (["--grid", "ablation"], ["no such grid", "ablations, augmentations, epochs, learning-rate, loss-weights, pairing"]),
+        (["--grid", "ablation"], ["no such grid", "augmentations, epochs, factorial, learning-rate, loss-weights"]),
         (["--grid", "ablations", "--set", "dataset=folder:/nowhere"], ["folder:/nowhere", "no such folder"]),
         (["--grid", "ablations", "--set", "dataset=folder:{one}"], ["{one}", "at least two class folders", "found cat"]),
         (["--grid", "ablations", "--set", "dataset=folder:{broken}", "--set", "batch_size=2"], ["train/cat/2.png", "broken"]),
