@@ -94,7 +94,8 @@ class QueuedWriter(SweepCallback):
         self._tell(record.trial.title, lambda: self._runs.end_trial(record))
 
     def on_figures_end(self, trial: Trial) -> None:
-        """Log the trial's figures."""
+        """Log the metrics computed after the trial's slot, and its figures."""
+        self._tell(trial.title, lambda: self._runs.log_late_metrics(trial))
         self._tell(f"figures of {trial.title}", lambda: self._runs.log_figures(trial))
 
     def tag_trial(self, trial: Trial, tags: Mapping[str, str]) -> None:

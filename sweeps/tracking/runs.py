@@ -170,15 +170,14 @@ class RunWriter:
                 self._client.set_tag(child.run_id, name, value)
         child.tags = {**child.tags, **tags}
 
-    def log_figures(self, trial: Trial) -> None:
-        """Log the trial's figures, under plain names without the ids that their files have in the store.
-
-        And the metrics that were computed with them, after the trial's run ended.
-        """
-        state = self._store.read(trial.key)
-        if (record := state.record(trial)).status == TrialStatus.DONE:
+    def log_late_metrics(self, trial: Trial) -> None:
+        """Log the metrics that were computed after the trial's run ended."""
+        if (record := self._store.read(trial.key).record(trial)).status == TrialStatus.DONE:
             self.end_trial(record)
-        child, figures = self._child(trial), state.figures(trial)
+
+    def log_figures(self, trial: Trial) -> None:
+        """Log the trial's figures, under plain names without the ids that their files have in the store."""
+        child, figures = self._child(trial), self._store.read(trial.key).figures(trial)
         files, published = self._store.files(trial.key), digest([path.name for path in figures.values()])
         if not figures or child.tags.get("figures") == published:
             return

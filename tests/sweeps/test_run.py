@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -192,3 +193,21 @@ def test_two_drivers_started_together_share_the_work(tmp_path: Path, cache: Path
         points = [(n, p.step) for n in r.data.metrics for p in client.get_metric_history(r.info.run_id, n)]
         if r.data.tags["role"] == "trial":
             assert len(points) == len(set(points)), "each (metric, step) once"
+
+
+@pytest.mark.slow
+def test_a_factorial_says_what_each_part_contributes(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    switches = {"invariance": {"lambda": 0}, "variance": {"mu": 0}, "grey": {"augmentation": {"grey": 0}}}
+    base = BASE | {"dataset": FEW, "anomaly_datasets": [FEW], "nu": 0, "epochs": 1}
+    path.write_text(yaml.safe_dump({"question": "does it work?", "base": base, "factorial": switches}))
+    done = run(cache, "--grid", path, "--storage", tmp_path / "results", "--seeds", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "what each part contributes to probe accuracy, n = 2" in done.stdout and "contributions.csv" in done.stdout
+    (found,) = (tmp_path / "results").glob("sweeps/*/contributions.csv")
+    rows = {(row["metric"], row["quantity"], row["of"]): row for row in csv.DictReader(found.open(encoding="utf-8"))}
+    values = [float(rows["probe_accuracy", "shapley", switch]["value"]) for switch in switches]
+    assert sum(values) == pytest.approx(float(rows["probe_accuracy", "total", "all"]["value"]))
+    assert {"probe_accuracy_backbone", "knn_accuracy", "anomaly_auc"} <= {metric for metric, _, _ in rows}
+    page = next((tmp_path / "results").glob("sweeps/*/report.html")).read_text(encoding="utf-8")
+    assert "none (the untrained encoder)" in page and "not drawn" not in page

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
 
+from core.compute_settings import compute_settings
 from evaluation.evaluate import METRICS, evaluate
 from evaluation.per_image import DETAILS
+from sweeps.execution import after_slot
 from sweeps.execution.figure_tasks import draw_figures
 from sweeps.execution.worker import _inputs, run_trial
 from sweeps.storage.image_sets import Images
@@ -18,7 +21,7 @@ from sweeps.storage.records import MetricResult
 from sweeps.storage.trial_store import TrialStore
 from tests.sweeps.tiny import arm, is_done, is_drawn, record_of, runs, tell, tiny_plan
 
-ARMS = {"pixels": {"method": "raw-pixels"}, "pca": {"method": "pca"}, "without": {"projector_dims": []}}
+ARMS = {"pca": {"method": "pca"}, "without": {"projector_dims": []}}
 #: Metrics of representations, some of each kind.
 SOME = {"knn_accuracy", "knn_accuracy_cosine", "alpha_req", "anomaly_auc_kth/digits-m-patches", "probe_accuracy_study"}
 
@@ -36,12 +39,28 @@ def test_they_are_the_slots_numbers_computed_once_the_trial_is_done(tmp_path: Pa
         state = store.read(trial.key)
         assert state.training is not None
         late = [name for name in trial.metric_ids if trial.is_after_slot(name)]
-        in_slot = evaluate(_inputs(trial, state.training, images, store, torch.device("cpu")), late)
+        with compute_settings(1, deterministic=False):
+            in_slot = evaluate(_inputs(trial, state.training, images, store, torch.device("cpu")), late)
         found = {name: after.metrics.get(name) for name in late if name not in after.problems}
         assert found == {
             name: pytest.approx(value, rel=1e-9) if value is not None else None for name, value in in_slot.values.items()
         }
         assert {name: after.problems[name] for name in late if name in after.problems} == in_slot.problems
+
+
+def test_pixels_are_not_kept_and_read_again(tmp_path: Path, images: Images) -> None:
+    plan, store = tiny_plan(tmp_path, {"pixels": {"method": "raw-pixels"}}), TrialStore(tmp_path)
+    trial = arm(plan, "pixels")
+    run_trial(trial, images, tmp_path)
+    state = store.read(trial.key)
+    assert state.training is not None and state.detail(trial, "representations") is None
+    after = after_slot._inputs(trial, images, state)
+    in_slot = _inputs(trial, state.training, images, store, torch.device("cpu"))
+    assert after is not None
+    for one, other in ((after.train, in_slot.train), (after.test, in_slot.test), (after.validation, in_slot.validation),
+                       (after.anomalies["digits-m-patches"], in_slot.anomalies["digits-m-patches"])):  # fmt: skip
+        np.testing.assert_array_equal(one.representation, other.representation)
+        np.testing.assert_array_equal(one.labels, other.labels)
 
 
 def test_a_large_representation_is_measured_in_the_slot(tmp_path: Path, images: Images) -> None:

@@ -92,6 +92,24 @@ def test_a_setting_that_a_switch_varies_is_refused(tmp_path: Path) -> None:
         planner(tmp_path, settings={"mu": 3}).plan(grid_of(TERMS), seeds=(0,))
 
 
+def test_a_baseline_stays_one_whatever_its_weights_are() -> None:
+    base = {"method": "supervised", "lambda": 0, "mu": 0, "nu": 0}
+    grid = grid_of({"flip": {"augmentation": {"flip": 0}}, "grey": {"augmentation": {"grey": 0}}}, base=base)
+    assert expand_arms(grid)["none"] == {"augmentation": {"flip": 0, "grey": 0}}
+
+
+@pytest.mark.parametrize("text", [
+    "factorial: {a: 3, b: {mu: 0}}", "factorial: {a: {mu: [0, 1]}, b: {nu: 0}}", "factorial: {a: {}, b: {mu: 0}}",
+    "factorial: {a: {mu: 0}}\nclaims: ['nmi: base > none']", "factorial: 3", "factorial: {a: {mu: 0}, b: {lamda: 0}}",
+])  # fmt: skip
+def test_a_fault_is_told_once_without_what_follows_from_it(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        load_grid(str(path))
+    assert len(error.value.errors) == 1 and "factorial" in error.value.errors[0]
+
+
 @pytest.mark.parametrize(("name", "trials"), [("factorial", 16), ("augmentations-factorial", 32)])
 def test_a_dry_run_of_the_grids(name: str, trials: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = ["--data", str(tmp_path), "--storage", str(tmp_path / "results")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
