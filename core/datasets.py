@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,23 @@ DATASETS: dict[str, Source] = {
         for name, train_images in torchvision_datasets.TRAIN_IMAGES.items()
     },
 }
+
+
+#: For anomaly sets that are known to be near the data set or far from it: whether they share the look of its images and lack
+#: its classes (near), or look otherwise (far). CIFAR's are those of OpenOOD (Yang et al., NeurIPS 2022, arXiv 2210.07242).
+NEARNESS: dict[tuple[str, str], Literal["near", "far"]] = {
+    ("digits-m", "digits-m-patches"): "near",
+    ("digits-m", "digits-m-black"): "far",
+    ("cifar10", "cifar100"): "near",
+    ("cifar100", "cifar10"): "near",
+    **{(cifar, other): "far" for cifar in ("cifar10", "cifar100") for other in ("mnist", "svhn", "fashion-mnist")},
+}
+
+
+def with_nearness(dataset: str, anomalies: str) -> str:
+    """The name of an anomaly set for titles: followed by near or far, where that is known."""
+    kind = NEARNESS.get((dataset, anomalies))
+    return anomalies if kind is None else f"{anomalies} ({kind})"
 
 
 def is_dataset(name: str, *, anomalies: bool) -> bool:

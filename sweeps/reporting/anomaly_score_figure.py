@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
 import numpy as np
@@ -17,14 +17,14 @@ _OTHERS = tuple(ANOMALY_SCORES)[1:]
 _APART = 0.26
 
 
-def anomaly_scores(arms: Sequence[Arm], sets: Sequence[str], base: str) -> Figure | None:
+def anomaly_scores(arms: Sequence[Arm], sets: Mapping[str, str], base: str) -> Figure | None:
     """Draw the AUC by arm, a panel for each anomaly set, a colour for each score; the best arm by the first set's AUC on top.
 
     Large marks are means over the seeds, small dots single seeds. Base's mean is a dashed line in the score's colour.
 
     Args:
         arms: the arms.
-        sets: names of the anomaly sets.
+        sets: name -> title of the anomaly sets.
         base: name of the arm whose mean is marked.
 
     Returns:
@@ -61,7 +61,7 @@ def anomaly_scores(arms: Sequence[Arm], sets: Sequence[str], base: str) -> Figur
         panel.tick_params(axis="y", length=0)
         panel.set_ylim(-0.5, len(order) - 0.5)
         panel.set_xlabel("ROC AUC")
-        panel.set_title(which)
+        panel.set_title(sets[which])
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=1 if len(shown) == 1 else 3)
     figure.suptitle(f"large: mean, small: one seed; dashed: {base} by the score of that colour", fontsize=9)
     return figure

@@ -29,7 +29,7 @@ from sweeps.reporting.report_figures import (
     is_baseline,
 )
 from sweeps.reporting.report_input import ReportInput
-from sweeps.reporting.report_text import caveat, claims_note, contrast_notes, methods, run_rows
+from sweeps.reporting.report_text import caveat, claims_note, contrast_notes, methods, probe_note, run_rows
 from sweeps.reporting.tables import cell, columns_of
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import LOST, TrialStatus
@@ -204,6 +204,7 @@ class ReportContent:
     search: SearchSection | None
     factorial: FactorialSection | None
     leaderboard: Leaderboard
+    probe_note: str
     primary: str
     margin: str
     claims_note: str
@@ -249,6 +250,7 @@ def build_content(sweep: ReportInput, images: Images | None) -> ReportContent:
         search=None if sweep.search_result is None else draw_search_section(sweep.search_result),
         factorial=factorial_section(sweep),
         leaderboard=_leaderboard(plan, summaries),
+        probe_note=probe_note(sweep.records),
         primary=plan.grid.primary.replace("_", " "),
         margin=f"{plan.grid.margin:g}",
         claims_note=claims_note(sweep.test, provisional=sweep.provisional),

@@ -9,6 +9,7 @@ from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from core.datasets import with_nearness
 from sweeps.analysis.arm_facts import HEADLINE_METRICS, is_collapsed
 from sweeps.analysis.arm_summary import ArmSummary
 from sweeps.analysis.search_result import REDUCTION, SearchResult
@@ -129,7 +130,7 @@ def draw_report_figures(sweep: ReportInput, images: Images | None) -> ReportFigu
     left_out = f"The figures show {len(arms)} of {len(all_arms)} arms: {BASE}, and the best by {primary}."
     splits = None if images is None else images.splits.get((base.dataset, base.train_subset))
     names = splits.train.class_names if splits else ()
-    sets = dict.fromkeys(name for record in sweep.records for name in record.trial.anomalies)
+    sets = {name: with_nearness(base.dataset, name) for record in sweep.records for name in record.trial.anomalies}
     metrics = list(dict.fromkeys((primary, *HEADLINE_METRICS)))
     compared = similarity_figure.representations([done[arm.name] for arm in arms], base, sweep.snapshot)
 
@@ -137,7 +138,7 @@ def draw_report_figures(sweep: ReportInput, images: Images | None) -> ReportFigu
         return picture_of(title, draw) if arms else None
 
     with styled():
-        rocs = [picture(f"ROC curves, {name}", partial(arm_figures.rocs, arms, name)) for name in sets]
+        rocs = [picture(f"ROC curves, {title}", partial(arm_figures.rocs, arms, name)) for name, title in sets.items()]
         retrievals = [picture(name, partial(arm_figures.retrievals, arms, _shown(splits), k))
                       for k, name in enumerate(names[:_CLASSES])]  # fmt: skip
         return ReportFigures(
@@ -151,7 +152,7 @@ def draw_report_figures(sweep: ReportInput, images: Images | None) -> ReportFigu
             retrievals=[found for found in retrievals if found],
             left_out=left_out.replace("_", " ") if len(arms) < len(all_arms) else "",
             anomaly_scores=picture(
-                "AUC of anomaly scores by arm", lambda: anomaly_score_figure.anomaly_scores(all_arms, list(sets), BASE)
+                "AUC of anomaly scores by arm", lambda: anomaly_score_figure.anomaly_scores(all_arms, sets, BASE)
             ),
             similarity=picture("linear CKA of the arms", lambda: similarity_figure.heat_map(compared)),
             similarity_left_out=compared.left_out_text,

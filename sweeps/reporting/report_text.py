@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from core.config import METHODS, TrialConfig
+from evaluation.probe import L2_STRENGTHS
 from sweeps.analysis.contrasts import Contrast
 from sweeps.analysis.significance import LEVEL, PAIRED_T_TEST, SeedTest
 from sweeps.formatting import p_text, text_of
@@ -17,7 +18,7 @@ from sweeps.reporting.report_input import ReportInput
 from sweeps.reporting.tables import cell, columns_of
 from sweeps.storage.image_sets import Images
 from sweeps.storage.looks import Looks
-from sweeps.storage.records import TrainingRecord
+from sweeps.storage.records import TrainingRecord, TrialRecord
 
 _FEW = 4  # seeds up to which it is said how large a difference must be
 
@@ -98,6 +99,21 @@ def contrast_notes(
     )
     return notes + [note for note in (_few_seeds(contrasts, test), _too_fine(contrasts, margin), _failed(contrasts),
                                       _outliers(contrasts)) if note]  # fmt: skip
+
+
+def probe_note(records: Sequence[TrialRecord]) -> str:
+    """Return a sentence on the L2 penalties that the probe on the representation chose; "" where none is known."""
+    known = [record for record in records if "probe_l2" in record.metrics]
+    if not known:
+        return ""
+    penalties = [record.metrics["probe_l2"] for record in known]
+    text = f"The probe's L2 penalty, chosen on validation of 1 to {L2_STRENGTHS[-1]:.0e}: {min(penalties):.0e}"
+    text += f" to {max(penalties):.0e}." if max(penalties) > min(penalties) else "."
+    edge = [record.trial.title for record in known if record.metrics.get("probe_at_edge")]
+    if edge:
+        text += f" It is the weakest that was fitted, so that a weaker one might be better, for {', '.join(edge)}."
+    open_ = [record.trial.title for record in known if record.metrics.get("probe_converged") == 0]
+    return text + (f" The fit did not converge for {', '.join(open_)}." if open_ else " Every chosen fit converged.")
 
 
 def caveat(base: TrialConfig) -> str:

@@ -153,7 +153,7 @@ def test_the_figure_of_scores_has_a_panel_for_each_set_and_bases_mean_for_each_s
     values = {f"{name}/{which}": list(draw.random(3)) for name in names for which in sets[:2]}
     arms = [Arm(name, {k: list(np.add(v, shift)) for k, v in values.items()} | {f"anomaly_auc/{sets[2]}": [0.5]}, (), {},
                 baseline=False, collapsed=False) for name, shift in (("base", 0.0), ("high", 0.2), ("low", -0.2))]  # fmt: skip
-    figure = anomaly_scores(arms, sets, "base")
+    figure = anomaly_scores(arms, {name: name for name in sets}, "base")
     assert figure is not None and [axes.get_title() for axes in figure.axes] == ["one", "two"]
     for axes, which in zip(figure.axes, sets, strict=False):
         lines = [float(line.get_xdata()[0]) for line in axes.lines]  # type: ignore[index,arg-type]
@@ -165,7 +165,7 @@ def test_the_figure_of_scores_has_a_panel_for_each_set_and_bases_mean_for_each_s
         assert np.diff(places).min() > 0.2, "no two marks on one height"
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["low", "base", "high"]
     only = [replace(arm, values={f"anomaly_auc/{sets[0]}": [0.5]}) for arm in arms]
-    assert anomaly_scores(only, sets, "base") is None
+    assert anomaly_scores(only, {name: name for name in sets}, "base") is None
 
 
 def saved(plan: Plan, store: TrialStore, arrays: dict[tuple[str, int], Any]) -> None:
