@@ -16,6 +16,11 @@ def correlation_text(found: tuple[float, float, float] | None) -> str:
     return "not defined" if found is None else f"{found[0]:+.2f} ({found[1]:+.2f} to {found[2]:+.2f})"
 
 
+def share_text(share: float | None, interval: tuple[float, float] | None) -> str:
+    """Return a share with its interval as text, in hundredths; ``-`` for None."""
+    return "-" if share is None or interval is None else f"{share:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+
+
 def interval_text(interval: tuple[float, float] | None) -> str:
     """Return an interval of differences as text, with signs and four decimals; ``-`` for None."""
     return "-" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"

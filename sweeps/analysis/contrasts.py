@@ -26,6 +26,7 @@ from sweeps.analysis.significance import (
     has_outlier,
     holm,
     minimum_detectable_difference,
+    share_above,
     sign_flip_p,
 )
 from sweeps.planning.grid import BASE
@@ -51,6 +52,8 @@ class Contrast:
         p_equivalence: p-value of the hypothesis that the difference is at least the margin, in either direction.
         p_equivalence_holm: that p-value, corrected over the family.
         p_sign_flip: p-value of the sign-flip test, uncorrected: a check that assumes no normal distribution; from six seeds on.
+        above: the share of seeds in which the arm is above base, ties counting half.
+        above_interval: its 95 % bootstrap interval.
         outlier: whether one of the differences is an outlier among them.
         without_seeds: whether the arm does not depend on the seed; these arms are a family of their own.
         failed: the seeds that are missing because a trial, the arm's or base's, failed or was skipped.
@@ -73,6 +76,8 @@ class Contrast:
     p_equivalence: float | None = None
     p_equivalence_holm: float | None = None
     p_sign_flip: float | None = None
+    above: float | None = None
+    above_interval: tuple[float, float] | None = None
     outlier: bool = False
     without_seeds: bool = False
     failed: tuple[int, ...] = ()
@@ -154,11 +159,13 @@ def _contrast(
     tested = test(differences)
     if tested is None:
         return contrast
+    above, above_interval = share_above(differences)
     both = [seed for seed in mine if seed is not None and seed in theirs]
     pairs = [(mine[seed], theirs[seed]) for seed in both]
     return replace(
         contrast, interval=tested[0], p=tested[1], p_equivalence=test.equivalence_p(differences, margin),
-        p_sign_flip=sign_flip_p(differences), outlier=has_outlier(differences), correlation=_correlation(pairs),
+        p_sign_flip=sign_flip_p(differences), above=above, above_interval=above_interval,
+        outlier=has_outlier(differences), correlation=_correlation(pairs),
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ Game = Mapping[frozenset[str], float]
 #: Metrics that describe the projections, the pairs or the setting, or are another one less a constant: only shown if primary.
 _NOT_DECOMPOSED = frozenset({
     "projection_std", "dead_dimensions", "collapse_indicators", "probe_gain", "dimensions", "pair_label_purity",
-    "distinct_partners",
+    "distinct_partners", "probe_l2", "probe_at_edge", "probe_converged",
 })  # fmt: skip
 #: Beginnings of the names of metrics that come last.
 _LAST = ("moved_by_", "reads_")

@@ -14,7 +14,7 @@ from sweeps.analysis.arm_summary import ArmSummary
 from sweeps.analysis.claim_tests import judge
 from sweeps.analysis.contrasts import Contrast
 from sweeps.formatting import correlation_text as rho
-from sweeps.formatting import p_text, text_of
+from sweeps.formatting import p_text, share_text, text_of
 from sweeps.planning.arms import expand_arms
 from sweeps.planning.claim import parse_claim
 from sweeps.planning.grid import BASE, Published
@@ -88,6 +88,7 @@ class ContrastRow:
     p_holm: str
     p_equivalence_holm: str
     p_sign_flip: str
+    above: str
     detectable: str
     correlation: str
     test_error: str
@@ -320,6 +321,7 @@ def _contrast_row(contrast: Contrast) -> ContrastRow:
         p_holm=p(contrast.p_holm),
         p_equivalence_holm=p(contrast.p_equivalence_holm),
         p_sign_flip=p(contrast.p_sign_flip),
+        above=share_text(contrast.above, contrast.above_interval),
         detectable=number(contrast.detectable, ".4f"),
         correlation=number(contrast.correlation, "+.2f"),
         test_error=number(contrast.test_error, ".4f"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import permutation_test, ttest_1samp
+from scipy.stats import bootstrap, permutation_test, ttest_1samp
 
 from sweeps.analysis.arm_summary import summarize
 from sweeps.analysis.contrasts import Contrast, contrasts
@@ -19,6 +19,7 @@ from sweeps.analysis.significance import (
     first_seeds,
     has_outlier,
     minimum_detectable_difference,
+    share_above,
     sign_flip_p,
 )
 from sweeps.reporting.report_text import contrast_notes
@@ -88,6 +89,17 @@ def test_failed_seeds_are_named_beside_a_verdict_that_rests_on_the_others(tmp_pa
         contrast_notes([z, n], 0.01, PAIRED_T_TEST, Looks())
     )
     assert Contrast("x", 0, None, failed=(1,)).label == "no result"
+
+
+def test_the_share_above_base_is_scipys_bootstrap() -> None:
+    differences = [0.02, -0.01, 0.03, 0.0, 0.01, 0.04, -0.02, 0.05]
+    share, interval = share_above(differences)
+    values = np.array([1, 0, 1, 0.5, 1, 1, 0, 1])
+    reference = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(1))
+    assert share == values.mean() == 0.6875
+    assert interval == pytest.approx(tuple(reference.confidence_interval), abs=0.05)
+    assert share_above([0.1, 0.2]) == (1.0, (1.0, 1.0)) and share_above([0.0, 0.0]) == (0.5, (0.5, 0.5))
+    assert share_above(differences) == (share, interval), "the same every time"
 
 
 def test_sign_flips_are_scipys_permutation_test() -> None:
