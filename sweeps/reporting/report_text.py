@@ -201,8 +201,8 @@ def _outliers(contrasts: Sequence[Contrast]) -> str:
         )
     if any(contrast.above is not None for contrast in contrasts):
         text += (
-            " P(arm > base): the share of seeds in which the arm is above base (Bouthillier et al. 2021, arXiv 2103.03098), with "
-            "a bootstrap interval over the seeds, which is a point where all seeds agree, however few they are."
+            " P(arm > base): the share of seeds in which the arm is above base (Bouthillier et al. 2021, arXiv 2103.03098), "
+            "with a bootstrap interval over the seeds, which is a point where all seeds agree, however few they are."
         )
     return text
 
