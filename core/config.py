@@ -17,9 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from core.datasets import describe_datasets, is_dataset, normal_name
 from core.errors import InputError
-from core.field_types import Number, Positive, Share, TrueOrFalse, Weight, Whole
+from core.field_types import Number, Positive, Share, TrueOrFalse, Weight, Whole, one_of
 from core.image_decoding import IMAGE_SIZE
-from core.messages import Fault, Place, did_you_mean, faults_of, shown
+from core.messages import Fault, Place, faults_of, shown
 from core.models import ENCODERS
 from core.pairing import PAIRINGS
 
@@ -41,15 +41,8 @@ MAX_EPOCHS, MAX_WIDTH, MAX_NEIGHBORS, MAX_SEED = 10_000, 65_536, 10_000, 2**32 -
 _MAX_NAME = 400
 
 
-def _one_of(choices: Iterable[str]) -> AfterValidator:
-    names = list(choices)
-
-    def check(name: str) -> str:
-        if name not in names:
-            raise ValueError(f"{shown(name)} is not one of {', '.join(names)}{did_you_mean(name, names)}")
-        return name
-
-    return AfterValidator(check)
+#: Data set, number of train images (None: all), seed of the split (None: the fixed one).
+ImagesKey = tuple[str, int | None, int | None]
 
 
 def _dataset(*, anomalies: bool) -> AfterValidator:
@@ -150,7 +143,7 @@ class TrialConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Annotated[str, _one_of(METHODS)] = Field("vicreg", description="what makes the representation")
+    method: Annotated[str, one_of(METHODS)] = Field("vicreg", description="what makes the representation")
 
     lambda_: Weight = Field(25.0, alias="lambda", description="weight of the invariance term")
     mu: Weight = Field(25.0, description="weight of the variance term (both views summed, as in the paper)")
@@ -158,12 +151,12 @@ class TrialConfig(BaseModel):
     gamma: Positive = Field(1.0, description="target of the standard deviation in the variance term")
     epsilon: Positive = Field(1e-4, description="added to the variance inside the root")
 
-    pairing: Annotated[str, _one_of(PAIRINGS)] = Field("augment", description="how the two views of an image are made")
+    pairing: Annotated[str, one_of(PAIRINGS)] = Field("augment", description="how the two views of an image are made")
     neighbors_k: Whole = Field(3, ge=1, le=MAX_NEIGHBORS, description="neighbours among which a partner is drawn")
     pair_purity: Share = Field(1.0, description="share of `class` pairs that are truly of one class")
     parent: TrialConfig | None = Field(None, description="the trial whose representation defines the neighbours")
 
-    encoder: Annotated[str, _one_of(ENCODERS)] = Field("resnet18", description="the encoder's architecture")
+    encoder: Annotated[str, one_of(ENCODERS)] = Field("resnet18", description="the encoder's architecture")
     representation_dim: Whole = Field(128, ge=1, le=MAX_WIDTH, description="dimensions of the encoder's output")
     projector_dims: tuple[Annotated[Whole, Field(ge=1, le=MAX_WIDTH)], ...] = Field(
         (512, 512, 512), max_length=20, description="widths of the projector's layers; []: no projector"
@@ -179,8 +172,10 @@ class TrialConfig(BaseModel):
     anomaly_datasets: tuple[Annotated[str, Field(max_length=_MAX_NAME), _dataset(anomalies=True)], ...] = Field(
         ("mnist",), max_length=100, description="images to tell from the test images; first: the headline"
     )
-    train_subset: Whole | None = Field(
-        None, ge=2, le=10**9, description="so many train images, class-balanced, always the same ones"
+    train_subset: Whole | None = Field(None, ge=2, le=10**9, description="so many train images, class-balanced; see split")
+    split: Literal["fixed", "seed"] = Field(
+        "fixed",
+        description="train subset and images held out for validation: the same for every seed, or drawn with it",
     )
 
     augmentation: Augmentation = Field(default_factory=Augmentation, description="the list of augmentations")
@@ -223,6 +218,8 @@ class TrialConfig(BaseModel):
         """
         everything = self.fields()
         chosen = {"method", "dataset", "train_subset", *METHODS[self.method].fields}
+        if self.split == "seed":
+            chosen |= {"split", "seed"}
         augmented = self.trained
         if self.method == "vicreg":
             pairing = PAIRINGS[self.pairing]
@@ -245,8 +242,18 @@ class TrialConfig(BaseModel):
 
     @property
     def has_encoder(self) -> bool:
-        """Whether this trial has an encoder, and with it a seed."""
+        """Whether this trial has an encoder."""
         return METHODS[self.method].has_encoder
+
+    @property
+    def has_seed(self) -> bool:
+        """Whether this trial depends on the seed: by an encoder's weights, or by the images that it is given."""
+        return self.has_encoder or self.split == "seed"
+
+    @property
+    def images_key(self) -> ImagesKey:
+        """What identifies the trial's train, validation and test images: data set, train subset, seed of the split."""
+        return self.dataset, self.train_subset, self.seed if self.split == "seed" else None
 
     def replace(self, **changes: Any) -> TrialConfig:
         """A validated copy with some fields changed (``lambda_`` for lambda)."""

@@ -248,16 +248,33 @@ def load_splits(name: str, data_dir: Path, train_subset: int | None) -> Splits:
     Raises:
         InputError: if the data set cannot be had, or has fewer images than the subset.
     """
-    train, test = _load_all(name, data_dir, ("train", "test"))
+    train, test = load_all(name, data_dir, ("train", "test"))
+    return split_images(name, train, test, train_subset, None)
+
+
+def split_images(name: str, train: ImageSet, test: ImageSet, train_subset: int | None, split_seed: int | None) -> Splits:
+    """A class-balanced subset of train (or all of it), less a tenth for validation; and test.
+
+    Args:
+        name: of the data set, for errors.
+        train: all train images.
+        test: the test images, which are never drawn anew.
+        train_subset: so many of the train images; None: all.
+        split_seed: with which subset and validation are drawn; None: the fixed ones.
+
+    Raises:
+        InputError: if there are fewer images than the subset.
+    """
     if train_subset is not None:
         if train_subset > len(train):
             raise InputError(f"train_subset: {train_subset} is more than the {len(train)} train images of {name}")
-        train = train.take(balanced_subset(train.labels, train_subset))
-    kept, held_out = split_validation(train)
+        train = train.take(balanced_subset(train.labels, train_subset, split_seed))
+    kept, held_out = split_validation(train, split_seed)
     return Splits(train.take(kept), train.take(held_out), test)
 
 
-def _load_all(name: str, data_dir: Path, splits: Sequence[str]) -> list[ImageSet]:
+def load_all(name: str, data_dir: Path, splits: Sequence[str]) -> list[ImageSet]:
+    """Several splits of a data set; raises InputError with the errors of all of them."""
     found: list[ImageSet] = []
     errors: list[str] = []
     for split in splits:
@@ -272,17 +289,22 @@ def _load_all(name: str, data_dir: Path, splits: Sequence[str]) -> list[ImageSet
     return found
 
 
-def balanced_subset(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Indices of n images, as many of each class as can be, always the same ones; a larger subset contains a smaller one.
+def _choice(purpose: int, split_seed: int | None) -> np.random.RandomState:
+    return np.random.RandomState(_CHOICE_SEED + purpose if split_seed is None else [_CHOICE_SEED + purpose, split_seed])
+
+
+def balanced_subset(labels: NDArray[np.int64], n: int, split_seed: int | None = None) -> NDArray[np.int64]:
+    """Indices of n images, as many of each class as can be; a larger subset of the same seed contains a smaller one.
 
     Args:
         labels: [N] int64.
         n: at most N.
+        split_seed: with which they are drawn; None: always the same ones.
 
     Returns:
         [n] int64, ascending.
     """
-    order = np.random.RandomState(_CHOICE_SEED).permutation(len(labels))
+    order = _choice(0, split_seed).permutation(len(labels))
     # An image's rank within its class decides: first every class's first image, then every class's second, and so on.
     rank = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
@@ -291,15 +313,18 @@ def balanced_subset(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     return np.sort(order[np.argsort(rank[order], kind="stable")[:n]])
 
 
-def split_validation(images: ImageSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the images kept for training and of those held out: a tenth of each class, by source, always the same.
+def split_validation(
+    images: ImageSet, split_seed: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
+    """Indices of the images kept for training and of those held out: a tenth of each class, by source.
 
-    Of every class with two sources or more at least one is held out and one kept; the only source of a class is kept.
+    They are drawn with the seed, or always the same (None). Of every class with two sources or more at least one is held out
+    and one kept; the only source of a class is kept.
     """
     groups = np.arange(len(images)) if images.groups is None else images.groups
     sources, first = np.unique(groups, return_index=True)
     labels = images.labels[first]
-    order = np.random.RandomState(_CHOICE_SEED + 1).permutation(len(sources))
+    order = _choice(1, split_seed).permutation(len(sources))
     held_out: list[int] = []
     for label in np.unique(labels):
         members = order[labels[order] == label]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 from pydantic_core import PydanticCustomError
+
+from core.messages import did_you_mean, shown
 
 #: YAML 1.1 reads ``3e-4`` (no point) and ``1.5e3`` (no sign) as texts; these are taken for the numbers that they are.
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", re.ASCII)
@@ -48,3 +51,15 @@ TrueOrFalse = Annotated[bool, Strict()]
 Weight = Annotated[Number, Field(ge=0, le=1e9), AfterValidator(abs)]
 Positive = Annotated[Number, Field(gt=0, le=1e9)]
 Share = Annotated[Number, Field(ge=0, le=1), AfterValidator(abs)]
+
+
+def one_of(choices: Iterable[str]) -> AfterValidator:
+    """A validator of a text that must be one of the choices."""
+    names = list(choices)
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"{shown(name)} is not one of {', '.join(names)}{did_you_mean(name, names)}")
+        return name
+
+    return AfterValidator(check)

@@ -67,7 +67,7 @@ def _columns(
         key = trial.key
         needs = [plan.trials[need].arm if need in plan.trials else f"{need} (kept)" for need in plan.dependencies(trial)]
         arm = " = ".join(trial.arms) + (" (added)" if trial.required_by else "")
-        seed = str(trial.config.seed) if trial.config.has_encoder else ""
+        seed = str(trial.config.seed) if trial.config.has_seed else ""
         drawn = "done" if snapshot.is_drawn(trial) else "to draw"
         state = drawn if key in done else "to evaluate" if snapshot.is_trained(key, trial.parent_key) else "to do"
         seconds = duration(estimate.seconds[key]) if key in estimate.seconds else ""

@@ -111,7 +111,7 @@ class LookPlanner(SweepCallback):
 
     def on_sweep_start(self) -> None:
         """Write the plan, now that all inputs are checked."""
-        trials = [trial for trial in self._config.plan.requested_trials if trial.config.has_encoder]
+        trials = [trial for trial in self._config.plan.requested_trials if trial.config.has_seed]
         files = CheckedFolder(self._config.sweep_folder)
         write_looks(files, read_looks(files).with_plan(Counter(arm for trial in trials for arm in trial.arms)))
 
@@ -122,7 +122,7 @@ def _look(config: SweepConfig, plan: Plan, records: Sequence[TrialRecord]) -> tu
     looks = read_looks(files)
     if any(r.status == TrialStatus.PENDING and r.trial.key in plan.requested for r in _compared(records)):
         return True, looks, config.test
-    over = [r.trial for r in _compared(records) if r.trial.config.has_encoder and r.status in (TrialStatus.DONE, *LOST)]
+    over = [r.trial for r in _compared(records) if r.trial.config.has_seed and r.status in (TrialStatus.DONE, *LOST)]
     seeds = {arm: n for arm, n in Counter(arm for trial in over for arm in trial.arms).items() if n > 1}
     test = config.test if looks.is_planned(seeds) else ANYTIME_VALID_T_TEST
     looks = looks.with_look(seeds)

@@ -74,7 +74,7 @@ def image_folder(root: Path, train: int = 400, test: int = 100) -> Path:
 def images(splits: Splits) -> Images:
     """The image sets of tiny plans."""
     anomalies = {"digits-m-patches": image_set(20, seed=5), "digits-m-black": image_set(20, seed=6)}
-    return Images({("digits-m", None): splits}, anomalies)
+    return Images({("digits-m", None, None): splits}, anomalies)
 
 
 @pytest.fixture(scope="session")

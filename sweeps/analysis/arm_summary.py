@@ -63,7 +63,7 @@ def by_seed(summary: ArmSummary | None, metric: str) -> dict[int | None, float]:
     if summary is None:
         return {}
     done = [record for record in summary.done if metric in record.metrics]
-    return {r.trial.config.seed if r.trial.config.has_encoder else None: r.metrics[metric] for r in done}
+    return {r.trial.config.seed if r.trial.config.has_seed else None: r.metrics[metric] for r in done}
 
 
 def paired_differences(left: Values, right: Values) -> list[float]:

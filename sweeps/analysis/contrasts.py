@@ -153,7 +153,7 @@ def _contrast(
     differences = paired_differences(mine, theirs)
     contrast = Contrast(
         summary.arm, len(differences), mean(differences) if differences else None, test_error=test_error,
-        without_seeds=not summary.records[0].trial.config.has_encoder, failed=_failed(summary, base),
+        without_seeds=not summary.records[0].trial.config.has_seed, failed=_failed(summary, base),
         deviation=stdev(differences) if len(differences) > 1 else None,
     )  # fmt: skip
     tested = test(differences)
@@ -171,7 +171,7 @@ def _contrast(
 
 def _failed(summary: ArmSummary, base: ArmSummary) -> tuple[int, ...]:
     """Return the seeds for which there is no difference, because the arm's trial or base's failed or was skipped."""
-    with_seeds = [side for side in (summary, base) if side.records[0].trial.config.has_encoder]
+    with_seeds = [side for side in (summary, base) if side.records[0].trial.config.has_seed]
     planned = [{record.trial.config.seed for record in side.records} for side in with_seeds]
     lost = {record.trial.config.seed for side in with_seeds for record in side.records if record.status in LOST}
     return tuple(sorted(lost.intersection(*planned)))
@@ -232,7 +232,7 @@ def _right(
         kept = snapshot.state(record.trial.key).detail(record.trial, "predictions") if done else None
         if kept is not None:
             right = (kept["test"] == kept["test_labels"]).astype(np.float64)
-            found[record.trial.config.seed if record.trial.config.has_encoder else None] = right, kept.get("test_groups")
+            found[record.trial.config.seed if record.trial.config.has_seed else None] = right, kept.get("test_groups")
     return found
 
 
@@ -248,7 +248,7 @@ def of_sweep(
 def compared_arms(plan: Plan) -> list[str]:
     """Return the arms that depend on the seed and are compared with base: one family of contrasts."""
     base = {trial.key for trial in plan.trials.values() if BASE in trial.arms}
-    arms = [a for t in plan.trials.values() if t.config.has_encoder and not t.required_by and t.key not in base for a in t.arms]
+    arms = [a for t in plan.trials.values() if t.config.has_seed and not t.required_by and t.key not in base for a in t.arms]
     return list(dict.fromkeys(arms))
 
 

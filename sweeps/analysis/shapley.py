@@ -158,8 +158,8 @@ def decompose(
     names = {frozenset(on): arm_name(on, switches) for on in subsets(switches)}
     found = {on: by_seed(by_arm.get(name), metric) for on, name in names.items()}
     records = [record for name in names.values() if name in by_arm for record in by_arm[name].records]
-    planned = sorted({record.trial.config.seed for record in records if record.trial.config.has_encoder})
-    # An arm without an encoder is the same for every seed: its one value is under None.
+    planned = sorted({record.trial.config.seed for record in records if record.trial.config.has_seed})
+    # An arm that does not depend on the seed is the same for every seed: its one value is under None.
     missing = {s: tuple(names[on] for on in names if not {s, None} & found[on].keys()) for s in planned}
     seeds = tuple(seed for seed in planned if not missing[seed])
     missing = {seed: arms for seed, arms in missing.items() if arms}

@@ -24,7 +24,7 @@ from sweeps.planning.grid import BASE, MAX_TRIALS, PARENT_OF, Fields, Grid
 from sweeps.planning.trial import Plan, Trial
 
 #: Fields that a neighbour trial's parent takes from the trial itself; all others come from the grid's base.
-_FROM_CHILD = ("seed", "dataset", "train_subset", "encoder", "representation_dim", "precision", "threads")
+_FROM_CHILD = ("seed", "dataset", "train_subset", "split", "encoder", "representation_dim", "precision", "threads")
 
 #: The most epochs of all trials together: each may be continued from every shorter one, which is looked for.
 _MAX_EPOCHS = 2_000_000

@@ -19,7 +19,7 @@ ZERO_SHARE = 0.15
 #: The most points of a search, and choices of a field.
 MAX_POINTS, MAX_CHOICES = 5_000, 100
 _RATIO = "/lambda"
-_FIXED = ("dataset", "train_subset", "anomaly_datasets", "threads")
+_FIXED = ("dataset", "train_subset", "split", "anomaly_datasets", "threads")
 _OF_PARENTS = ("encoder", "representation_dim", "precision")
 
 

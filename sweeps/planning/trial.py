@@ -74,8 +74,8 @@ class Trial:
 
     @property
     def title(self) -> str:
-        """The display name: the arm and, for a trial with an encoder, the seed."""
-        return f"{self.arm} · seed {self.config.seed}" if self.config.has_encoder else self.arm
+        """The display name: the arm and, for a trial that depends on it, the seed."""
+        return f"{self.arm} · seed {self.config.seed}" if self.config.has_seed else self.arm
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def draw_report_figures(sweep: ReportInput, images: Images | None) -> ReportFigu
     all_arms = [_arm(summary) for summary in done.values()]
     arms = [replace(arm, details=_details(done[arm.name], sweep)) for arm in _side_by_side(all_arms, primary)]
     left_out = f"The figures show {len(arms)} of {len(all_arms)} arms: {BASE}, and the best by {primary}."
-    splits = None if images is None else images.splits.get((base.dataset, base.train_subset))
+    splits = None if images is None else images.splits.get(base.images_key)
     names = splits.train.class_names if splits else ()
     sets = {name: with_nearness(base.dataset, name) for record in sweep.records for name in record.trial.anomalies}
     metrics = list(dict.fromkeys((primary, *HEADLINE_METRICS)))
@@ -201,7 +201,7 @@ def _arm(summary: ArmSummary) -> Arm:
 def _details(summary: ArmSummary, sweep: ReportInput) -> dict[str, Arrays]:
     """The arrays for figures of the arm's first seed that is done; none if the arm uses other images than base."""
     trial, base = summary.done[0].trial, sweep.plan.base
-    if (trial.config.dataset, trial.config.train_subset) != (base.dataset, base.train_subset):
+    if trial.config.images_key != base.images_key:
         return {}
     shown = [n for n in trial.detail_ids if n.partition("/")[0] in ("projection", "tsne", "retrieval", "anomalies")]
     return {name: found for name in shown if (found := sweep.snapshot.state(trial.key).detail(trial, name)) is not None}

@@ -57,6 +57,6 @@ class ReportInput:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that have a done trial with an encoder."""
+        """The seeds that have a done trial which depends on its seed."""
         done = [r.trial.config for r in self.records if r.status == TrialStatus.DONE]
-        return sorted({config.seed for config in done if config.has_encoder})
+        return sorted({config.seed for config in done if config.has_seed})

@@ -68,7 +68,7 @@ def methods(sweep: ReportInput, images: Images | None) -> str:
     base = sweep.plan.base
     augmented = base.outcome_fields().get("augmentation") or {}
     views = ", ".join(f"{name} {text_of(value)}" for name, value in augmented.items()) or "the images as they are"
-    splits = None if images is None else images.splits.get((base.dataset, base.train_subset))
+    splits = None if images is None else images.splits.get(base.images_key)
     eigenmaps = any(record.trial.config.method == "laplacian-eigenmaps" for record in sweep.records)
     text = render(
         "methods.txt.j2", b=base, meaning=METHODS[base.method].meaning, views=views, seeds=sweep.seeds, splits=splits,

@@ -61,7 +61,7 @@ def representations(summaries: Sequence[ArmSummary], base: TrialConfig, snapshot
             left_out[arm] = f"seed {seed} is not done"
             continue
         trial = record.trial
-        if (trial.config.dataset, trial.config.train_subset) != (base.dataset, base.train_subset):
+        if trial.config.images_key[:2] != base.images_key[:2]:
             left_out[arm] = "other images than base's"
             continue
         if trial.key not in read:
@@ -78,7 +78,7 @@ def representations(summaries: Sequence[ArmSummary], base: TrialConfig, snapshot
 
 
 def _by_seed(summary: ArmSummary) -> dict[int | None, TrialRecord]:
-    return {r.trial.config.seed if r.trial.config.has_encoder else None: r for r in summary.done}
+    return {r.trial.config.seed if r.trial.config.has_seed else None: r for r in summary.done}
 
 
 def heat_map(given: Representations) -> Figure | None:

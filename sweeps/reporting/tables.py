@@ -75,7 +75,7 @@ def write_tables(folder: Path, plan: Plan, records: Sequence[TrialRecord]) -> li
     by_trial = [["arm", "seed", "key", "status", "reason", "train seconds", "epochs trained", "device", *names]]
     for record in records:
         trial, training = record.trial, record.training
-        seed = str(trial.config.seed) if trial.config.has_encoder else ""
+        seed = str(trial.config.seed) if trial.config.has_seed else ""
         run = [f"{training.seconds:.2f}", str(training.epochs_trained), training.device] if training else ["", "", ""]
         values_of = [repr(record.metrics[name]) if name in record.metrics else "" for name in names]
         by_trial.append([", ".join(trial.arms), seed, trial.key, record.status, record.reason or "", *run, *values_of])

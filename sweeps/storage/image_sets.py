@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from core.config import TrialConfig, check_sizes
+from core.config import ImagesKey, TrialConfig, check_sizes
 from core.datasets import (
     ImageSet,
     Splits,
     describe,
     identify,
+    load_all,
     load_anomalies,
-    load_splits,
     load_validation_anomalies,
     scaled_from,
+    split_images,
 )
 from core.errors import InputError
 from sweeps.planning.trial import Trial
@@ -30,25 +31,23 @@ class Images:
     """All image sets of a sweep. The driver loads them once, and the workers of a machine share them without a copy.
 
     Attributes:
-        splits: (dataset, train_subset) -> train, validation, test.
+        splits: ``images_key`` of a config -> train, validation, test.
         anomalies: anomaly set -> its images.
         validation_anomalies: headline anomaly set -> its images for validation; None if it has none.
     """
 
-    splits: Mapping[tuple[str, int | None], Splits]
+    splits: Mapping[ImagesKey, Splits]
     anomalies: Mapping[str, ImageSet]
     validation_anomalies: Mapping[str, ImageSet | None] = field(default_factory=dict)
 
     def of(self, config: TrialConfig) -> Splits:
         """Return the train, validation and test images of a config."""
-        return self.splits[config.dataset, config.train_subset]
+        return self.splits[config.images_key]
 
     def cover(self, trials: Iterable[Trial]) -> bool:
         """Return whether all image sets of the trials are loaded."""
         configs = [trial.config for trial in trials]
-        return all(
-            (c.dataset, c.train_subset) in self.splits and set(c.anomaly_datasets) <= set(self.anomalies) for c in configs
-        )
+        return all(c.images_key in self.splits and set(c.anomaly_datasets) <= set(self.anomalies) for c in configs)
 
 
 def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
@@ -68,15 +67,19 @@ def load_images(trials: Iterable[Trial], data_dir: Path) -> Images:
             errors.extend(error.errors)
             return None
 
-    wanted = dict.fromkeys((config.dataset, config.train_subset) for config in configs)
-    splits = {which: collect(partial(_splits, which[0], data_dir, which[1])) for which in wanted}
+    whole = {name: collect(partial(load_all, name, data_dir, ("train", "test"))) for name in {c.dataset: None for c in configs}}
+    splits = {
+        key: collect(partial(_split, key, images))
+        for key in dict.fromkeys(config.images_key for config in configs)
+        if (images := whole[key[0]]) is not None
+    }
     names = dict.fromkeys(name for config in configs for name in config.anomaly_datasets)
     anomalies = {name: collect(partial(load_anomalies, name, data_dir)) for name in names}
     headlines = dict.fromkeys(config.anomaly_datasets[0] for config in configs if config.anomaly_datasets)
     validation = {name: collect(partial(load_validation_anomalies, name, data_dir)) for name in headlines}
     loaded = {which: found for which, found in splits.items() if found is not None}
     for config in configs if not errors else ():
-        collect(partial(check_sizes, config, loaded[config.dataset, config.train_subset]))
+        collect(partial(check_sizes, config, loaded[config.images_key]))
     if not errors:
         errors += _changed_meanwhile(trials, data_dir)
     if errors:
@@ -116,8 +119,9 @@ def describe_folders(trials: Iterable[Trial], data_dir: Path) -> list[str]:
     ]
 
 
-def _splits(dataset: str, data_dir: Path, subset: int | None) -> Splits:
-    splits = load_splits(dataset, data_dir, subset)
+def _split(key: ImagesKey, images: Sequence[ImageSet]) -> Splits:
+    (dataset, subset, split_seed), (train, test) = key, images
+    splits = split_images(dataset, train, test, subset, split_seed)
     _ = splits.train.channels  # computed once here, for all trials
     return splits
 

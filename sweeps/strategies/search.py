@@ -85,7 +85,7 @@ def _plan(
     grid = config.grid.model_copy(update={"arms": {**config.grid.arms, **valid}})
     not_picked = [name for name in valid if name not in picked]
     plan = config.planner.plan(grid, seeds=seeds, arms=[BASE, *config.grid.arms, *picked], validation_only=not_picked)
-    of_seed = [trial for trial in plan.trials.values() if trial.config.seed == seeds[0] or not trial.config.has_encoder]
+    of_seed = [trial for trial in plan.trials.values() if trial.config.seed == seeds[0] or not trial.config.has_seed]
     by_arm = {name: trial for trial in of_seed for name in trial.arms}
     return plan, {point.number: by_arm[point.arm] for point in points if point.arm in by_arm}
 

@@ -55,7 +55,7 @@ def run(config: SweepConfig, budget: SeedBudget, runner: SweepRunner, console: C
             _say(console, f"{len(undecided)} undecided; a further round would take about {_amount(price, budget)}, and of "
                           f"{budget.text} {_amount(max(0.0, budget.amount - spent), budget)} is left")  # fmt: skip
             break
-        new = list(dict.fromkeys(t.config.seed for t in more.requested_trials if t.config.has_encoder))
+        new = list(dict.fromkeys(t.config.seed for t in more.requested_trials if t.config.has_seed))
         _say(console, f"undecided: {', '.join(contrast.arm for contrast in undecided)}; adding seed {', '.join(map(str, new))}")
         tried = any(not config.snapshot.is_done(trial) for trial in more.requested_trials)
         runner.run(more, draw=draw)

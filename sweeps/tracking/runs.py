@@ -262,6 +262,7 @@ def _dataset_inputs(trial: Trial) -> list[Any]:
 
     config = trial.config
     subset = f"train, {config.train_subset} images" if config.train_subset else "train"
+    subset += f", drawn with seed {config.seed}" if config.split == "seed" else ""
     inputs = [entry("training", config.dataset, subset, trial.data)]
     if not trial.validation_only:
         inputs.append(entry("evaluation", config.dataset, "test", trial.data))

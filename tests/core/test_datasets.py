@@ -18,9 +18,11 @@ from core.datasets import (
     identify,
     identify_and_count,
     load,
+    load_all,
     load_anomalies,
     load_splits,
     load_validation_anomalies,
+    split_images,
     split_validation,
 )
 from core.errors import InputError
@@ -370,3 +372,25 @@ def test_a_digits_m_cache_of_before_gets_its_factors(tmp_path: Path) -> None:
     save_arrays(path, {"images": images.images, "labels": images.labels, "groups": images.labels})
     again = load("digits-m", tmp_path, "test")
     assert again.factors is not None and set(again.factors) == set(digits_m.FACTORS)
+
+
+# -- splits drawn with the seed ------------------------------------------------------------------------------------------
+
+
+def test_a_split_drawn_with_the_seed_is_another_one_of_the_same_kind(data_dir: Path) -> None:
+    train, test = load_all("digits-m", data_dir, ("train", "test"))
+    fixed = split_images("digits-m", train, test, 2000, None)
+    one, again, other = (split_images("digits-m", train, test, 2000, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(fixed.train.images, load_splits("digits-m", data_dir, 2000).train.images)
+    for part in ("train", "validation"):
+        np.testing.assert_array_equal(getattr(one, part).images, getattr(again, part).images)
+        for different in (fixed, other):
+            assert getattr(one, part).images.shape != getattr(different, part).images.shape or not np.array_equal(
+                getattr(one, part).images, getattr(different, part).images
+            )
+    assert one.test is test and other.test is test, "the test images are never drawn anew"
+    assert np.ptp(np.bincount(np.concatenate([one.train.labels, one.validation.labels]))) <= 1, "class-balanced"
+    assert one.train.groups is not None and one.validation.groups is not None
+    assert not set(one.train.groups) & set(one.validation.groups), "no source is on both sides"
+    shares = np.bincount(one.validation.labels) / np.bincount(np.concatenate([one.train.labels, one.validation.labels]))
+    assert shares.min() > 0.05 and shares.max() < 0.2

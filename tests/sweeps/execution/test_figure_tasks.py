@@ -103,7 +103,7 @@ def measured(tmp_path: Path, images: Images, arms: dict[str, Any], name: str) ->
 
 
 def with_splits(splits: Splits, anomalies: ImageSet | None = None) -> Images:
-    return Images({("digits-m", None): splits}, {"digits-m-patches": anomalies or image_set(20, seed=5)})
+    return Images({("digits-m", None, None): splits}, {"digits-m-patches": anomalies or image_set(20, seed=5)})
 
 
 def test_a_collapsed_encoder(tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, splits: Any) -> tuple[Pla
     """A storage with base, its child n, and p, all done and drawn."""
     from tests.conftest import image_set
 
-    sets = Images({("digits-m", None): splits}, {"digits-m-patches": image_set(20, seed=5)})
+    sets = Images({("digits-m", None, None): splits}, {"digits-m-patches": image_set(20, seed=5)})
     storage = tmp_path_factory.mktemp("finished")
     plan = tiny_plan(storage, _ARMS)
     for name in ("base", "n", "p"):
