@@ -61,7 +61,7 @@ def false_statement(contrast: Contrast, shift: float) -> bool:
     """Whether a verdict is not true of an arm with this difference to base."""
     if contrast.verdict == "equivalent":
         return abs(shift) >= MARGIN
-    return contrast.verdict in ("higher", "lower") and (shift > 0) != (contrast.verdict == "higher" and shift != 0)
+    return contrast.verdict in ("higher", "lower") and (shift == 0 or (shift > 0) != (contrast.verdict == "higher"))
 
 
 def once(test: SeedTest, n: int) -> Callable[[Sweeps, dict[str, np.ndarray]], list[list[Contrast]]]:
