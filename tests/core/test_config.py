@@ -125,7 +125,8 @@ def test_profiles_are_sound(profile: str) -> None:
 
 CHANGES = {
     "mu": 3, "lambda": 3, "nu": 3, "gamma": 2, "epsilon": 1e-3, "pairing": "random", "encoder": "resnet18",
-    "representation_dim": 9, "projector_dims": [8], "dataset": "cifar10", "train_subset": 100, "split": "seed", "augmentation": {"hue": 0},
+    "representation_dim": 9, "projector_dims": [8], "dataset": "cifar10", "train_subset": 100, "split": "seed",
+    "augmentation": {"hue": 0},
     "epochs": 9, "batch_size": 8, "optimizer": "sgd", "learning_rate": 1.0, "weight_decay": 1.0, "schedule": "cosine",
     "warmup_epochs": 1, "joint_forward": True, "precision": "bf16", "seed": 5, "method": "untrained",
 }  # fmt: skip
