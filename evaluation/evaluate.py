@@ -32,8 +32,8 @@ class Metric:
         per_anomaly_set: one number for each anomaly set; the first set's also goes by the bare name.
         usable_for_selection: looks at no test image, so that trials may be chosen by it.
         per_headline_set: depends on the first anomaly set.
-        after_slot: looks at representations and images alone, so that it is computed after the trial's slot where the
-            representations are kept.
+        after_slot: computed after the trial's slot, from the representations that are kept ("representations"), or from the
+            features of backbone and projection that the slot leaves for it ("readouts"); None: in the slot.
     """
 
     function: Callable[[Any], float | None]
@@ -43,7 +43,7 @@ class Metric:
     per_anomaly_set: bool = False
     usable_for_selection: bool = False
     per_headline_set: bool = False
-    after_slot: bool = False
+    after_slot: Literal["representations", "readouts"] | None = None
 
 
 def _study(e: EvaluationInputs) -> float:
@@ -136,9 +136,11 @@ METRICS: dict[str, Metric] = {
     "probe_accuracy_backbone": Metric(
         lambda e: e.backbone_probe.accuracy if e.has_backbone else None, "higher",
         "the same probe on the backbone's features", version=3,
+        after_slot="readouts",
     ),
     "probe_accuracy_projection": Metric(
-        lambda e: e.projection_probe.accuracy if e.projection_probe else None, "higher", "the same probe on the projections"
+        lambda e: e.projection_probe.accuracy if e.projection_probe else None, "higher", "the same probe on the projections",
+        after_slot="readouts",
     ),
     "probe_l2": Metric(
         lambda e: e.probe.l2, None, "L2 penalty that the probe on the representation chose, of 1 to 1e-10"
@@ -150,15 +152,20 @@ METRICS: dict[str, Metric] = {
         lambda e: float(e.probe.converged), "higher", "1 if that probe's gradient is below 1e-6"
     ),
     "probe_accuracy_study": Metric(
-        _study, "higher", "the studies' probe, not standardised: measures the features' scale as well", after_slot=True
+        _study, "higher", "the studies' probe, not standardised: measures the features' scale as well",
+        after_slot="representations",
     ),
-    "knn_accuracy": Metric(_knn, "higher", "majority of the 20 nearest train images", version=2, after_slot=True),
+    "knn_accuracy": Metric(_knn, "higher", "majority of the 20 nearest train images", version=2, after_slot="representations"),
     "knn_accuracy_cosine": Metric(
         _knn_cosine("representation"), "higher", "vote of the 20 most similar train images, weights exp(cosine / 0.07)",
-        after_slot=True,
+        after_slot="representations",
     ),
-    "knn_accuracy_cosine_backbone": Metric(_knn_cosine("backbone"), "higher", "the same on the backbone's features"),
-    "knn_accuracy_cosine_projection": Metric(_knn_cosine("projection"), "higher", "the same on the projections"),
+    "knn_accuracy_cosine_backbone": Metric(
+        _knn_cosine("backbone"), "higher", "the same on the backbone's features", after_slot="readouts"
+    ),
+    "knn_accuracy_cosine_projection": Metric(
+        _knn_cosine("projection"), "higher", "the same on the projections", after_slot="readouts"
+    ),
     "anomaly_fpr95": Metric(
         lambda e: anomaly.fpr_at_95_tpr(e.test_scores, e.anomaly_scores), "lower",
         "share of test images flagged where 95 % of the anomalies are", version=2, per_anomaly_set=True,
@@ -171,12 +178,12 @@ METRICS: dict[str, Metric] = {
     "anomaly_auc_kth": Metric(
         AnomalyInputs.auc_by_kth_neighbor, "higher",
         "ROC AUC of the distance to the 50th nearest train image, representations scaled to unit length",
-        per_anomaly_set=True, after_slot=True,
+        per_anomaly_set=True, after_slot="representations",
     ),
     "anomaly_auc_mahalanobis": Metric(
         AnomalyInputs.auc_by_mahalanobis, "higher",
         "ROC AUC of the Mahalanobis distance to the train images' mean, of all classes together",
-        per_anomaly_set=True, after_slot=True,
+        per_anomaly_set=True, after_slot="representations",
     ),
     "nmi": Metric(
         lambda e: clustering.normalized_mutual_information(e.train.labels, e.clusters.assignment), "higher",
@@ -195,13 +202,15 @@ METRICS: dict[str, Metric] = {
         lambda e: spectrum.rankme(e.train.representation, e.moments), None,
         "RankMe of the train representation (singular values)",
     ),
-    "rankme_projection": Metric(_rankme_of_projections, None, "RankMe of the train projections, as the paper defines it"),
+    "rankme_projection": Metric(
+        _rankme_of_projections, None, "RankMe of the train projections, as the paper defines it", after_slot="readouts"
+    ),
     "lidar": Metric(
         lambda e: e.lidar, None, "LiDAR of the train projections: directions that tell images apart in spite of augmentation"
     ),
     "alpha_req": Metric(
         lambda e: spectrum.alpha_req(e.covariance_eigenvalues), None,
-        "alpha-ReQ: exponent with which the representation's eigenvalues decay; near 1 is best", after_slot=True,
+        "alpha-ReQ: exponent with which the representation's eigenvalues decay; near 1 is best", after_slot="representations",
     ),
     "effective_rank": Metric(
         lambda e: spectrum.effective_rank(e.covariance_eigenvalues), None, "effective rank of its covariance"
@@ -229,7 +238,8 @@ METRICS: dict[str, Metric] = {
     ),
     **{
         f"reads_{factor}": Metric(
-            _read_off(factor), None, f"R^2 with which {factor.replace('_', ' ')} is read off linearly", after_slot=True
+            _read_off(factor), None, f"R^2 with which {factor.replace('_', ' ')} is read off linearly",
+            after_slot="representations",
         )
         for factor in digits_m.FACTORS
     },
@@ -238,7 +248,7 @@ METRICS: dict[str, Metric] = {
             e.train.representation, e.test.representation[e.looked_at], device=e.device
         ), None,
         "different images among the 5 most distant ones of 1,000 test images, of as many as there could be; near 0: hubs",
-        version=2, after_slot=True,
+        version=2, after_slot="representations",
     ),
     "dimensions": Metric(lambda e: float(e.train.representation.shape[1]), None, "dimensions of the representation"),
     "anomaly_spread": Metric(

@@ -30,7 +30,7 @@ READOUTS: Mapping[str, str] = {
 #: Metric of an anomaly set -> its score's name in a sentence.
 ANOMALY_SCORES: Mapping[str, str] = {
     "anomaly_auc": "the distance to the 2 nearest train images",
-    "anomaly_auc_kth": "the distance to the k-th nearest train image",
+    "anomaly_auc_kth": "the distance to the 50th nearest train image",
     "anomaly_auc_mahalanobis": "the Mahalanobis distance",
 }
 

@@ -59,7 +59,7 @@ def draw_figures(trial: Trial, images: Images, storage: Path) -> list[str]:
         damage = store.mend(trial)
         if damage and not store.read(trial.key).is_done(trial):
             return damage  # the next command makes it again, and draws the figures
-        store.save_results(trial.key, compute_metrics(trial, images, store))
+        compute_metrics(trial, images, store)
         missing = store.read(trial.key).missing_details(trial, derived=True)
         made = {id_: store.make(trial.key, id_, partial(_derive, store, trial, name)) for name, id_ in missing.items()}
         store.save_results(trial.key, made)

@@ -25,13 +25,14 @@ from evaluation import per_image
 from evaluation.baselines import embedder, fit
 from evaluation.evaluate import evaluate, metric_ids
 from evaluation.inputs import EvaluationInputs
+from sweeps.execution.after_slot import readouts_of
 from sweeps.execution.options import Rungs
 from sweeps.execution.weights import load_checkpoint, load_encoder_weights, save_checkpoint, save_weights
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import ASIDE, CheckedFolder, DamagedFileError
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import MetricResult, TrainingRecord, results_of
-from sweeps.storage.trial_state import CHECKPOINT, ENCODER, EXPORTED, FITTED, PROJECTOR, needs_export
+from sweeps.storage.trial_state import CHECKPOINT, ENCODER, EXPORTED, FITTED, PROJECTOR, READOUTS, needs_export
 from sweeps.storage.trial_store import TrialStore
 
 _REFERENCE = "probe_accuracy"  # metric of the untrained encoder, with which trials are compared
@@ -83,7 +84,8 @@ def _evaluate(trial: Trial, images: Images, store: TrialStore, device: torch.dev
     """Compute the metrics and the per-image arrays that a trained trial lacks."""
     state = store.read(trial.key)
     missing, missing_details = state.missing_metrics(trial), state.missing_details(trial)
-    if not missing and not missing_details:
+    lacks_readouts = state.lacks_readouts(trial)
+    if not missing and not missing_details and not lacks_readouts:
         return
     assert state.training is not None
     inputs = _inputs(trial, state.training, images, store, device)
@@ -91,6 +93,8 @@ def _evaluate(trial: Trial, images: Images, store: TrialStore, device: torch.dev
     results = results_of(evaluation, missing)
     for name, id_ in missing_details.items():
         results[id_] = store.make(trial.key, id_, partial(per_image.compute, name, inputs))
+    if lacks_readouts:  # before the results: with these, and without it, the slot would be needed again
+        store.files(trial.key).write_arrays(READOUTS, readouts_of(inputs.train, inputs.validation, inputs.test))
     store.save_results(trial.key, results)
 
 

@@ -58,9 +58,12 @@ class Trial:
         return metric_ids(self.anomalies, validation_only=self.validation_only)
 
     def is_after_slot(self, metric: str) -> bool:
-        """Return whether a metric is computed outside of the trial's slot, from its kept representations or from the pixels."""
+        """Return whether a metric is computed outside of the trial's slot, from what the slot keeps or from the pixels."""
+        source = METRICS[metric.partition("/")[0]].after_slot
+        if source == "readouts":
+            return self.config.has_encoder  # there is no backbone else, and nothing to compute
         kept = self.config.method == "raw-pixels" or self.config.representation_dim < IMAGE_PIXELS
-        return kept and METRICS[metric.partition("/")[0]].after_slot
+        return source == "representations" and kept
 
     @property
     def detail_ids(self) -> dict[str, str]:

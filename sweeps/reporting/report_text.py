@@ -107,8 +107,8 @@ def probe_note(records: Sequence[TrialRecord]) -> str:
     if not known:
         return ""
     penalties = [record.metrics["probe_l2"] for record in known]
-    text = f"The probe's L2 penalty, chosen on validation of 1 to {L2_STRENGTHS[-1]:.0e}: {min(penalties):.0e}"
-    text += f" to {max(penalties):.0e}." if max(penalties) > min(penalties) else "."
+    text = f"The probe's L2 penalty, chosen on validation of 1 to {L2_STRENGTHS[-1]:g}: {min(penalties):g}"
+    text += f" to {max(penalties):g}." if max(penalties) > min(penalties) else "."
     edge = [record.trial.title for record in known if record.metrics.get("probe_at_edge")]
     if edge:
         text += f" It is the weakest that was fitted, so that a weaker one might be better, for {', '.join(edge)}."

@@ -82,6 +82,11 @@ class CheckedFolder:
         with file_lock(self.path / _LOCK):
             self._save({other: digests for other, digests in self._checksums_to_change().items() if other != name})
 
+    def remove(self, name: str) -> None:
+        """Remove a file that is not needed any more, and its checksum."""
+        (self.path / name).unlink(missing_ok=True)
+        self.forget(name)
+
     def _checksums(self, *, again: bool = False) -> dict[str, list[str]]:
         """Name -> the checksums that its file may have: one, or while the file is replaced the new one and the old one."""
         if self._recorded is None or again:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from core.atomic_files import list_folder, parse_arrays
+from evaluation.evaluate import METRICS
 from evaluation.per_image import DETAILS
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import CHECKSUMS, CheckedFolder, DamagedFileError
@@ -28,6 +29,8 @@ ENCODER, OLD_ENCODER, PROJECTOR, FITTED = "encoder.safetensors", "encoder.pt", "
 CHECKPOINT = "checkpoint.pt"
 #: The encoder as a graph that loads without this package; earlier versions of this program wrote none.
 EXPORTED = "encoder.pt2"
+#: Features of backbone and projection, which the slot leaves for metrics that are computed after it; they remove it.
+READOUTS = "readouts.npz"
 _WEIGHTS = (ENCODER, OLD_ENCODER, PROJECTOR, FITTED)
 #: What is said of a file that has a checksum and is not there.
 GONE = "it was written, and is gone"
@@ -40,6 +43,11 @@ _RESULTS = TypeAdapter(dict[str, MetricResult])
 def needs_export(trial: Trial) -> bool:
     """Return whether the trial's encoder is written as a graph: not while a search may still drop the trial."""
     return trial.config.has_encoder and not trial.validation_only
+
+
+def needs_readouts(metric: str) -> bool:
+    """Return whether a metric is computed from the features that the slot leaves."""
+    return METRICS[metric.partition("/")[0]].after_slot == "readouts"
 
 
 def product_name(id_: str) -> str:
@@ -187,7 +195,7 @@ class TrialState:
 
     def _whole_files(self, *, checkpoint: bool) -> list[str]:
         """The names of the files that are not JSON."""
-        names = (*_WEIGHTS, EXPORTED, *((CHECKPOINT,) if checkpoint else ()))
+        names = (*_WEIGHTS, EXPORTED, READOUTS, *((CHECKPOINT,) if checkpoint else ()))
         return sorted([*(name for name in names if name in self._names), *(n for n in self._products if "/." not in n)])
 
     @cached_property
@@ -210,6 +218,21 @@ class TrialState:
             if (result := self.results.get(id_)) is None or result.again
         }
 
+    def lacks_readouts(self, trial: Trial) -> bool:
+        """Return whether the slot must leave features for missing metrics after it, and has not."""
+        there = READOUTS in self._names and READOUTS not in self.damage
+        return not there and any(map(needs_readouts, self.missing_metrics(trial, after_slot=True)))
+
+    @property
+    def readouts(self) -> dict[str, NDArray[Any]] | None:
+        """The features that the slot left for metrics after it; None where there are none, or they are damaged."""
+        return self._load(READOUTS, parse_arrays) if self.has_readouts else None
+
+    @property
+    def has_readouts(self) -> bool:
+        """Whether there is a file of features for metrics after the slot."""
+        return READOUTS in self._names
+
     def missing_details(self, trial: Trial, *, derived: bool = False) -> dict[str, str]:
         """Return names and ids of the missing per-image arrays: those made in the trial's slot, or (``derived``) after it."""
         return self._missing_products(_details(trial, derived=derived))
@@ -223,15 +246,15 @@ class TrialState:
 
         Figures, derived per-image arrays and some metrics are made outside of the slot, so they may still be missing.
         """
-        whole = self.is_trained and not self.missing_metrics(trial) and not self.missing_details(trial)
+        lacks = self.missing_metrics(trial) or self.missing_details(trial) or self.lacks_readouts(trial)
         gone = {name for name in ("config.json", EXPORTED) if name not in self._names and self.files.digest(name) is not None}
         to_mend = gone | {name for name in self.damage if "/" not in name}
-        return whole and not (to_mend if needs_export(trial) else to_mend - {EXPORTED})
+        return self.is_trained and not lacks and not (to_mend if needs_export(trial) else to_mend - {EXPORTED})
 
     def is_drawn(self, trial: Trial) -> bool:
         """Return whether all is made that is made outside of the slot: metrics, derived per-image arrays and figures."""
         lacks = self.missing_metrics(trial, after_slot=True) or self.missing_details(trial, derived=True)
-        return not lacks and not self.missing_figures(trial)
+        return not lacks and not self.missing_figures(trial) and not self.has_readouts
 
     def _missing_products(self, ids: Mapping[str, str]) -> dict[str, str]:
         return {

@@ -7,6 +7,7 @@
 ``projector.safetensors``   the weights of what training put above the encoder
 ``encoder.pt2``             the encoder as a graph that torch loads without this package (:mod:`core.export`)
 ``fitted.npz``              what PCA or Laplacian eigenmaps learned from the train images
+``readouts.npz``            features of backbone and projection, until the metrics after the slot are computed
 ``trained.json``            written when training is over: history, pairs, device, time. Its presence means "trained"
 ``evaluation-<id>.json``    results, each under the id of its computation; a trial may have several such files
 ``details/<id>.npz``        features, predictions, scores of single images (:mod:`evaluation.per_image`)
@@ -40,7 +41,7 @@ from evaluation.evaluate import is_defect
 from sweeps.planning.trial import Trial
 from sweeps.storage.checked_folder import ASIDE, CheckedFolder
 from sweeps.storage.records import MetricResult, TrainingRecord
-from sweeps.storage.trial_state import ENCODER, EXPORTED, FITTED, OLD_ENCODER, TrialState, product_name
+from sweeps.storage.trial_state import ENCODER, EXPORTED, FITTED, OLD_ENCODER, READOUTS, TrialState, product_name
 
 _SCRATCH = "tune"  # kind of temporary folders: in the storage or, if that is a URL, among this machine's temporary files
 
@@ -210,5 +211,5 @@ class TrialStore:
         if known - {made}:
             state = self.read(key)
             for name in state.stored_names:
-                if name.startswith((EXPORTED, "evaluation-", "details/", "figures/")):
+                if name.startswith((EXPORTED, READOUTS, "evaluation-", "details/", "figures/")):
                     state.files.set_aside(name)

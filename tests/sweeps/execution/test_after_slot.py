@@ -18,12 +18,15 @@ from sweeps.execution.figure_tasks import draw_figures
 from sweeps.execution.worker import _inputs, run_trial
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import MetricResult
+from sweeps.storage.trial_state import READOUTS
 from sweeps.storage.trial_store import TrialStore
 from tests.sweeps.tiny import arm, is_done, is_drawn, record_of, runs, tell, tiny_plan
 
 ARMS = {"pca": {"method": "pca"}, "without": {"projector_dims": []}}
 #: Metrics of representations, some of each kind.
 SOME = {"knn_accuracy", "knn_accuracy_cosine", "alpha_req", "anomaly_auc_kth/digits-m-patches", "probe_accuracy_study"}
+#: Metrics of backbone and projection.
+READ_OUT = {"probe_accuracy_backbone", "probe_accuracy_projection", "knn_accuracy_cosine_backbone", "rankme_projection"}
 
 
 def test_they_are_the_slots_numbers_computed_once_the_trial_is_done(tmp_path: Path, images: Images) -> None:
@@ -36,7 +39,9 @@ def test_they_are_the_slots_numbers_computed_once_the_trial_is_done(tmp_path: Pa
         draw_figures(trial, images, tmp_path)
         after = record_of(store, trial)
         assert set(after.metrics) >= SOME and is_drawn(store, trial)
+        assert set(after.metrics) >= READ_OUT or trial.config.method != "vicreg"
         state = store.read(trial.key)
+        assert state.verify() == {} and state.missing() == [] and not state.has_readouts, "what was left is used up"
         assert state.training is not None
         late = [name for name in trial.metric_ids if trial.is_after_slot(name)]
         with compute_settings(1, deterministic=False):
@@ -46,6 +51,41 @@ def test_they_are_the_slots_numbers_computed_once_the_trial_is_done(tmp_path: Pa
             name: pytest.approx(value, rel=1e-9) if value is not None else None for name, value in in_slot.values.items()
         }
         assert {name: after.problems[name] for name in late if name in after.problems} == in_slot.problems
+
+
+def test_what_the_slot_left_is_left_again_where_it_is_gone_or_damaged(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), TrialStore(tmp_path)
+    trial = arm(plan, "z")
+    run_trial(trial, images, tmp_path)
+    file = store.folder(trial.key) / READOUTS
+    whole = file.read_bytes()
+    monkeypatch.setattr("sweeps.execution.worker.train", None)
+    for harm in ("gone", "damaged"):
+        assert file.exists() and is_done(store, trial)
+        if harm == "gone":
+            file.unlink()
+        else:
+            file.write_bytes(whole[:-9])
+        draw_figures(trial, images, tmp_path)
+        assert not READ_OUT & set(record_of(store, trial).metrics) and not is_done(store, trial), "the slot is needed again"
+        run_trial(trial, images, tmp_path)
+    draw_figures(trial, images, tmp_path)
+    assert set(record_of(store, trial).metrics) >= READ_OUT and is_drawn(store, trial) and not file.exists()
+
+
+def test_what_is_left_by_a_process_that_died_is_removed(tmp_path: Path, images: Images) -> None:
+    plan, store = tiny_plan(tmp_path, {"z": {"mu": 0}}), TrialStore(tmp_path)
+    trial = arm(plan, "z")
+    run_trial(trial, images, tmp_path)
+    content = store.files(trial.key).load_arrays(READOUTS)
+    assert content is not None
+    draw_figures(trial, images, tmp_path)
+    store.files(trial.key).write_arrays(READOUTS, content)  # as if it had died before removing it
+    assert not is_drawn(store, trial)
+    draw_figures(trial, images, tmp_path)
+    assert is_drawn(store, trial) and not store.read(trial.key).has_readouts
 
 
 def test_pixels_are_not_kept_and_read_again(tmp_path: Path, images: Images) -> None:
@@ -129,6 +169,6 @@ def test_mlflow_has_them_with_the_figures(tmp_path: Path, images: Images) -> Non
 
 def test_every_late_metric_needs_only_what_is_kept() -> None:
     assert DETAILS["representations"].version == 1, "the kept arrays changed: look at after_slot.py"
-    late = {name for name, metric in METRICS.items() if metric.after_slot}
+    late = {name for name, metric in METRICS.items() if metric.after_slot is not None}
     assert not late & {"probe_accuracy", "anomaly_auc", "silhouette"}, "headline metrics are there when the trial ends"
     assert not any(METRICS[name].usable_for_selection for name in late), "a search needs its objective when a trial ends"

@@ -17,13 +17,13 @@ from tests.sweeps.tiny import tiny_plan
     ("chosen", "text"),
     [
         ({}, ""),
-        ({"base": (1e-2, 0, 1)}, "chosen on validation of 1 to 1e-10: 1e-02. Every chosen fit converged."),
-        ({"base": (1e-2, 0, 1), "z": (1e-6, 0, 1)}, "of 1 to 1e-10: 1e-06 to 1e-02. Every chosen fit converged."),
+        ({"base": (1e-2, 0, 1)}, "chosen on validation of 1 to 1e-10: 0.01. Every chosen fit converged."),
+        ({"base": (1e-2, 0, 1), "z": (1e-6, 0, 1)}, "of 1 to 1e-10: 1e-06 to 0.01. Every chosen fit converged."),
         (
             {"base": (1e-2, 0, 1), "z": (1e-10, 1, 1)},
-            "1e-10 to 1e-02. It is the weakest that was fitted, so that a weaker one might be better, for z · seed 0. Every",
+            "1e-10 to 0.01. It is the weakest that was fitted, so that a weaker one might be better, for z · seed 0. Every",
         ),
-        ({"base": (1e-2, 0, 0), "z": (1e-6, 0, 1)}, "1e-06 to 1e-02. The fit did not converge for base · seed 0."),
+        ({"base": (1e-2, 0, 0), "z": (1e-6, 0, 1)}, "1e-06 to 0.01. The fit did not converge for base · seed 0."),
     ],
 )
 def test_the_report_says_which_penalties_the_probe_chose(

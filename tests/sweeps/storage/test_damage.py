@@ -27,7 +27,7 @@ from sweeps.storage.checked_folder import CHECKSUMS, DamagedFileError
 from sweeps.storage.image_sets import Images
 from sweeps.storage.records import MetricResult
 from sweeps.storage.snapshot import StoreSnapshot
-from sweeps.storage.trial_state import product_name
+from sweeps.storage.trial_state import READOUTS, product_name
 from sweeps.storage.trial_store import TrialStore
 from tests.sweeps.tiny import arm, record_of, tiny_plan
 
@@ -63,6 +63,8 @@ def _run(trial: Trial, images: Images, storage: Path) -> list[str]:
         made = {id_: store.make(trial.key, id_, partial(missing.get, id_)) for id_ in missing}
         late = dict.fromkeys(state.missing_metrics(trial, after_slot=True).values(), MetricResult(0.5, None, time.time()))
         store.save_results(trial.key, made | late)
+        if state.has_readouts:
+            store.files(trial.key).remove(READOUTS)
     return found
 
 
