@@ -55,8 +55,9 @@ def logistic_probe(train: Labelled, validation: Labelled, test: Labelled, moment
     Features are standardised with train's mean and deviation (constant ones are left at zero), so the result does not depend on
     their scale: a collapsed representation that still holds traces of the image is not detected by this number. The
     strength of the L2 penalty is the one with the best validation accuracy, the stronger where two are equal; each fit starts
-    from the one before, and none is weaker than the first whose validation accuracy is more than one standard error below the
-    best, or than the first that does not converge (weak penalties take longest). The probe is not refitted on validation.
+    from the one before. None is weaker than the first that overfits, with a validation accuracy more than one standard error
+    below the best and two below that on train, or than the first that does not converge (weak penalties take longest). The
+    probe is not refitted on validation.
 
     Args:
         train: points [N, D] float32 with labels [N] int64; likewise validation and test, of which there may be none (M = 0;
@@ -92,7 +93,9 @@ def logistic_probe(train: Labelled, validation: Labelled, test: Labelled, moment
             accuracy, predictions = _accuracy(xt, test[1], weights, names)
             best = Probe(predictions, accuracy, l2, validation_accuracy, converged, at_edge=False)
         error = np.sqrt(best.validation_accuracy * (1 - best.validation_accuracy) / len(xv))
-        if not converged or validation_accuracy < best.validation_accuracy - error:
+        lower = validation_accuracy < best.validation_accuracy - error
+        # Where it is low on train as well, the penalty may be too strong still: at the level of chance the best is noise.
+        if not converged or (lower and _accuracy_on(x, labels, weights) > validation_accuracy + 2 * error):
             break
     assert best is not None
     return replace(best, at_edge=best.l2 == l2)
@@ -103,6 +106,15 @@ def _accuracy(
 ) -> tuple[float, NDArray[np.int64]]:
     predictions = names[(x @ weights[:-1] + weights[-1]).argmax(axis=1)]
     return (float(np.mean(predictions == labels)) if len(x) else float("nan")), predictions
+
+
+def _accuracy_on(x: Tensor, labels: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
+    """Accuracy on the points [D, N] that the weights were fitted to."""
+    import torch
+
+    w = torch.from_numpy(weights).to(x.device)
+    predicted = product(w[:-1].T.contiguous(), x).add_(w[-1][:, None]).argmax(dim=0)
+    return float(np.mean(predicted.cpu().numpy() == labels))
 
 
 def _fit(

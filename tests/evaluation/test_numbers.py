@@ -110,6 +110,28 @@ def test_a_probe_says_whether_its_strength_lies_at_the_edge_of_the_grid(monkeypa
     assert logistic_probe(hidden(2000), hidden(2000), hidden(500)).at_edge
 
 
+def test_a_drop_at_the_level_of_chance_does_not_end_the_search_and_overfitting_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = (np.arange(200) % 5 < 2).astype(np.int64)  # 60 % of class 0
+    points = np.stack([2.0 * labels - 1, np.arange(200) % 2], axis=1).astype(np.float32)
+    always_0, always_1 = np.array([[0, 0], [0, 0], [1, 0.0]]), np.array([[0, 0], [0, 0], [0, 1.0]])
+    right = np.array([[-1, 1], [0, 0], [0, 0.0]])
+
+    def chosen(fits: list[NDArray[np.float64]], validation: Labels) -> probe.Probe:
+        left = iter(fits)
+        monkeypatch.setattr(probe, "_fit", lambda *_: (next(left), True))
+        monkeypatch.setattr(probe, "L2_STRENGTHS", (1.0, 0.1, 0.01)[: len(fits)])
+        return logistic_probe((points, labels), (points, validation), (points, labels))
+
+    assert chosen([always_0, always_1, right], labels).l2 == 0.01, "40 % after 60 %, and no more on train"
+    # Validation labels that are the train images' turned round: what is right on train is wrong there.
+    monkeypatch.undo()
+    asked = []
+    monkeypatch.setattr(
+        probe, "_fit", lambda *given: (asked.append(given[2]), [always_1, right, always_1][len(asked) - 1], True)[1:]
+    )
+    assert logistic_probe((points, labels), (points, 1 - labels), (points, labels)).l2 == 1.0 and asked == [1.0, 0.1]
+
+
 def test_a_fit_that_does_not_converge_ends_the_search_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     train, validation, test = blobs(600), blobs(200, seed=1), blobs(400, seed=2)
     monkeypatch.setattr(probe, "_ROUNDS", 1)
