@@ -179,9 +179,10 @@ class Tracker(SweepCallback):
                 to_process.send(message)
                 if message[0] == "close":
                     return
-        except OSError:  # the process died, or has done all: the other thread sees it
-            return
-        except BaseException:
+        except BaseException as error:
+            # The process died, or has done all, which the other thread sees; closed by it within a call, that raises TypeError.
+            if isinstance(error, OSError) or to_process.closed:
+                return
             to_process.close()  # the process ends, which the other thread sees
             raise
 
