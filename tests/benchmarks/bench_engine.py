@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,8 +100,9 @@ def trivial_trial(*arguments: Any, **options: Any) -> None:
 
 
 def trivial_drawing(trial: Any, images: Any, storage: Path) -> list[str]:
-    """``draw_figures`` with arrays and pictures that are constants."""
-    from sweeps.execution import figure_tasks
+    """``draw_figures`` with metrics, arrays and pictures that are constants."""
+    from evaluation.evaluate import Evaluation
+    from sweeps.execution import after_slot, figure_tasks
 
     spent: list[float] = []
 
@@ -108,13 +110,21 @@ def trivial_drawing(trial: Any, images: Any, storage: Path) -> list[str]:
         points = others["projection"]["test"]
         return {"test": points[:, :2], "images": np.arange(len(points)), "centers": np.zeros((2, 2))}
 
+    def evaluate(inputs: Any, names: Sequence[str]) -> Evaluation:
+        return Evaluation({name: (i + 1) / (len(names) + 1) for i, name in enumerate(names)}, {}, frozenset(), 0.0)
+
     original = figure_tasks.derive, figure_tasks.draw
+    inputs = after_slot._inputs, after_slot._left_inputs, after_slot.evaluate
     try:
+        after_slot._inputs = lambda trial, *_: SimpleNamespace(anomalies=trial.anomalies)
+        after_slot._left_inputs = lambda *_: None
+        after_slot.evaluate = evaluate
         figure_tasks.derive = timed(derive, spent.append, time.thread_time)
         figure_tasks.draw = timed(lambda *_: bytes(50_000), spent.append, time.thread_time)
         damage = figure_tasks.draw_figures(trial, images, storage)
     finally:
         figure_tasks.derive, figure_tasks.draw = original
+        after_slot._inputs, after_slot._left_inputs, after_slot.evaluate = inputs
     _note(storage, "drawing", sum(spent))
     return damage
 
